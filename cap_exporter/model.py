@@ -162,16 +162,55 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerSecurity:
+    """What a container's ``securityContext`` declares; None, ``""`` and ``()`` where it is silent.
+
+    A container's own value wins over its pod's (PodSecurity).
+    """
+
+    capabilities_add: tuple[str, ...] = ()
+    """As they stand in the manifest: usually without ``CAP_``, ``ALL`` among them."""
+    capabilities_drop: tuple[str, ...] = ()
+    privileged: bool | None = None
+    allow_privilege_escalation: bool | None = None
+    run_as_user: int | None = None
+    run_as_non_root: bool | None = None
+    proc_mount: str = ""
+    """Default or Unmasked."""
+    seccomp: str = ""
+    """RuntimeDefault, Localhost or Unconfined."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSecurity:
+    """What a pod declares for all of its containers; None and ``""`` where it is silent."""
+
+    run_as_user: int | None = None
+    run_as_non_root: bool | None = None
+    seccomp: str = ""
+    sysctls: tuple[tuple[str, str], ...] = ()
+    """Name and value."""
+    host_users: bool | None = None
+    """False: the pod has a user namespace of its own."""
+    host_network: bool = False
+    host_pid: bool = False
+    host_ipc: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """A container of a pod, as the Kubernetes API tells it."""
 
     name: str
     container_id: str
-    """Without the ``containerd://`` prefix."""
+    """Without the ``containerd://`` prefix; ``""`` until the runtime has made it."""
     runtime: str = ""
     image: str = ""
     kind: str = "container"
     """container, init or ephemeral."""
+    previous_ids: tuple[str, ...] = ()
+    """Ids of ended containers that had this name in the pod, as far as its status names them."""
+    security: ContainerSecurity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +226,11 @@ class Pod:
     containers: tuple[Container, ...] = ()
     deleted_at: float | None = None
     """Seconds since the epoch when the watch saw it go; None while it is there."""
+    cgroup_uid: str = ""
+    """The uid in its cgroup's path where that is not ``uid``: a static pod's configuration hash."""
+    runtime_class: str = ""
+    """spec.runtimeClassName: with Kata or gVisor the host does not see the workload's checks."""
+    security: PodSecurity | None = None
 
 
 @dataclass(frozen=True, slots=True)
