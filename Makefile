@@ -83,10 +83,11 @@ test-packages:
 	@tools/unpack-prometheus.sh .tools
 
 # A PYTHON that was asked for is not silently another one.
+WHICH := import sys; print(sys.base_prefix, *sys.version_info[:3])
 python-choice:
 ifneq ($(filter command environment,$(subst command line,command,$(origin PYTHON))),)
-	@[[ ! -e $(BIN)/python || $$(realpath $(BIN)/python) == $$(realpath "$$(command -v '$(PYTHON)')") ]] || \
-	{ echo "$(VENV) was made from $$(realpath $(BIN)/python), not from $(PYTHON): make clean first" >&2; exit 1; }
+	@[[ ! -e $(BIN)/python || $$($(BIN)/python -c '$(WHICH)') == $$('$(PYTHON)' -c '$(WHICH)') ]] || \
+	{ echo '$(VENV) was made from another Python than $(PYTHON): make clean first' >&2; exit 1; }
 endif
 
 $(BIN)/python: | build-packages python-choice
