@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * Counts every capability check of the kernel by cgroup, capability, verdict, user namespace and
+ * class. Three ways to attach, each in a variant per way to count; the process loads the first
+ * that the kernel takes. Exactness of each: docs/kernels.md.
+ */
+#include "common.bpf.h"
+#include "counters.bpf.h"
+#include "cgroups.bpf.h"
+#include "setup.bpf.h"
+#include "classify.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* One program measures the stack at start, a second is there to be there (see calibrate()). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct calibration);
+} calibration SEC(".maps");
+
+struct check {
+	void *stack; /* the tracepoint's context, or NULL where the hook tells the audit class */
+	const struct cred *cred;
+	struct user_namespace *target;
+	__u64 audit_argument;
+	int cap;
+	bool denied;
+};
+
+static __always_inline enum check_class classify(bool direct, struct task_struct *task,
+						 const struct check *check)
+{
+	const struct cred *subjective = FIELD(direct, task, cred);
+	enum audit audit = AUDIT_YES;
+	int second;
+
+	if (in_setup(task, FIELD(direct, task, tgid)))
+		return CLASS_SETUP;
+	if (check->cred != subjective)
+		return CLASS_OTHER;
+	if (subjective != FIELD(direct, task, real_cred))
+		return CLASS_OVERRIDE;
+	if (!check->stack)
+		audit = audit_from_argument(check->audit_argument);
+	else if (config.ambiguous >> (check->cap & 63) & 1)
+		audit = audit_from_stack(check->stack);
+	if (audit == AUDIT_NO)
+		return CLASS_NOAUDIT;
+	if (check->denied) {
+		second = way_round(check->cap);
+		if (second >= 0 && holds(check->cred, check->target, second))
+			return CLASS_ALTERNATIVE;
+	}
+	return audit == AUDIT_UNKNOWN ? CLASS_UNCLASSIFIED : CLASS_MEANINGFUL;
+}
+
+static __always_inline int on_check(bool direct, bool table, const struct check *check)
+{
+	struct task_struct *task;
+	__u64 key, class;
+
+	if (direct)
+		task = bpf_get_current_task_btf();
+	else
+		task = (void *)bpf_get_current_task();
+
+	class = classify(direct, task, check);
+	key = check->cap & 0x7f;
+	if (check->denied)
+		key |= CAP_KEY_DENIED;
+	/* init_user_ns is the only one of level 0 */
+	if (FIELD(direct, check->target, level))
+		key |= CAP_KEY_OTHER_NS;
+	key |= class << CAP_KEY_CLASS_SHIFT;
+	key |= cgroup_key(direct, task);
+	if (key >> CAP_KEY_CGROUP_SHIFT == 0) {
+		count_overflow(key, &state.overflow_id);
+		return 0;
+	}
+	if (table)
+		count_in_table(key);
+	else
+		count_by_key(key);
+	return 0;
+}
+
+/* Since 6.14: sees inlined callers too and runs with preemption disabled until 6.19. */
+SEC("tp_btf/cap_capable")
+int BPF_PROG(checks_tp_btf, const struct cred *cred, struct user_namespace *target,
+	     const struct user_namespace *capable_ns, int cap, int ret)
+{
+	struct check check = {
+		.stack = ctx,
+		.cred = cred,
+		.target = target,
+		.cap = cap,
+		.denied = ret != 0,
+	};
+
+	return on_check(true, true, &check);
+}
+
+SEC("fexit/cap_capable")
+int BPF_PROG(checks_fexit, const struct cred *cred, struct user_namespace *target, int cap,
+	     unsigned int opts, int ret)
+{
+	struct check check = {
+		.cred = cred,
+		.target = target,
+		.audit_argument = opts,
+		.cap = cap,
+		.denied = ret != 0,
+	};
+
+	return on_check(true, true, &check);
+}
+
+/* The same for kernels before 5.12. */
+SEC("fexit/cap_capable")
+int BPF_PROG(checks_fexit_by_key, const struct cred *cred, struct user_namespace *target, int cap,
+	     unsigned int opts, int ret)
+{
+	struct check check = {
+		.cred = cred,
+		.target = target,
+		.audit_argument = opts,
+		.cap = cap,
+		.denied = ret != 0,
+	};
+
+	return on_check(false, false, &check);
+}
+
+static __always_inline int on_kprobe(bool table, struct pt_regs *regs)
+{
+	struct check check = {
+		.cred = (void *)PT_REGS_PARM1(regs),
+		.target = (void *)PT_REGS_PARM2(regs),
+		.cap = (int)PT_REGS_PARM3(regs),
+		.audit_argument = (__u32)PT_REGS_PARM4(regs),
+	};
+
+	check.denied = !holds(check.cred, check.target, check.cap);
+	return on_check(false, table, &check);
+}
+
+SEC("kprobe/cap_capable")
+int checks_kprobe(struct pt_regs *regs)
+{
+	return on_kprobe(true, regs);
+}
+
+SEC("kprobe/cap_capable")
+int checks_kprobe_by_key(struct pt_regs *regs)
+{
+	return on_kprobe(false, regs);
+}
+
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(cgroup_created, struct cgroup *cgroup, const char *path)
+{
+	struct cgroup_note note = {};
+	int hierarchy = hierarchy_of(cgroup);
+	__u64 key;
+
+	if (hierarchy < 0)
+		return 0;
+	if (config.v1_pids || config.v1_memory) {
+		key = scoped(cgroup_id(cgroup), hierarchy);
+		note.created = bpf_ktime_get_ns();
+		note.is_container = container_root(BPF_CORE_READ(cgroup, kn)) != 0;
+		bpf_map_update_elem(&cgroup_notes, &key, &note, BPF_ANY);
+		__sync_fetch_and_add(&state.epoch, 1);
+	}
+	send_cgroup_event(cgroup, path, CGROUP_CREATED);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(cgroup_removed, struct cgroup *cgroup, const char *path)
+{
+	int hierarchy = hierarchy_of(cgroup);
+	__u64 key;
+
+	if (hierarchy < 0)
+		return 0;
+	if (config.v1_pids || config.v1_memory) {
+		key = scoped(cgroup_id(cgroup), hierarchy);
+		bpf_map_delete_elem(&cgroup_notes, &key);
+		__sync_fetch_and_add(&state.epoch, 1);
+	}
+	send_cgroup_event(cgroup, path, CGROUP_REMOVED);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_rename")
+int BPF_PROG(cgroup_renamed, struct cgroup *cgroup, const char *path)
+{
+	if (hierarchy_of(cgroup) >= 0)
+		send_cgroup_event(cgroup, path, CGROUP_RENAMED);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(task_attached, struct cgroup *cgroup, const char *path, struct task_struct *task,
+	     bool threadgroup)
+{
+	__sync_fetch_and_add(&state.epoch, 1);
+	on_attach(task, cgroup);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(task_forked, struct task_struct *parent, struct task_struct *child)
+{
+	on_fork(parent, child);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(task_executed, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	on_exec(task);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(task_exited, struct task_struct *task)
+{
+	on_exit(task);
+	return 0;
+}
+
+static __always_inline struct calibration *measure(void *ctx)
+{
+	__u32 zero = 0, tid = (__u32)bpf_get_current_pid_tgid();
+	struct calibration *c;
+
+	if (tid != config.calibrate_tid)
+		return 0;
+	c = bpf_map_lookup_elem(&calibration, &zero);
+	if (!c)
+		return 0;
+	bpf_probe_read_kernel(c->words, sizeof(c->words), ctx);
+	c->frames_len = bpf_get_stack(ctx, c->frames, sizeof(c->frames), 0);
+	__sync_fetch_and_add(&c->hits, 1);
+	return c;
+}
+
+SEC("tp_btf/cap_capable")
+int BPF_PROG(calibrate, const struct cred *cred, struct user_namespace *target,
+	     const struct user_namespace *capable_ns, int cap, int ret)
+{
+	/* CAP_NET_RAW: the process asks for a raw socket to be seen here */
+	if (cap == 13)
+		measure(ctx);
+	return 0;
+}
+
+/* With two programs on the tracepoint the kernel calls them through one more function. */
+SEC("tp_btf/cap_capable")
+int BPF_PROG(calibrate_company, const struct cred *cred)
+{
+	return 0;
+}
+
+/* Which preemption the kernel runs with decides whether fexit loses checks. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(read_preempt_mode, struct task_struct *task)
+{
+	__u32 zero = 0;
+	struct calibration *c = bpf_map_lookup_elem(&calibration, &zero);
+	int mode;
+
+	if (!c || !config.preempt_mode_address)
+		return 0;
+	if (!bpf_probe_read_kernel(&mode, sizeof(mode), (void *)config.preempt_mode_address)) {
+		c->preempt_mode = mode;
+		__sync_fetch_and_add(&c->hits, 1);
+	}
+	return 0;
+}

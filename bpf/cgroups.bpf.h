@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Which cgroup a task is in, what kind of cgroup that is, and news of cgroups for the process. */
+#ifndef __CGROUPS_BPF_H__
+#define __CGROUPS_BPF_H__
+
+#include "common.bpf.h"
+
+/* Deeper trees are cut off: the container's own cgroup lies well above that. */
+#define CGROUP_DEPTH 20
+/* Enough for "cri-containerd-<64 hex>.scope" and "kubepods-burstable-pod<uid>.slice". */
+#define NAME_LEN 128
+#define CONTAINER_ID_LEN 64
+
+#define NAME_IS_ID 1
+#define NAME_IS_POD 2
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 512 * 1024);
+} cgroup_events SEC(".maps");
+
+/*
+ * Hybrid and v1 hosts only: what is known of a cgroup, to choose between the hierarchies of a
+ * task. Key: cgroup id and hierarchy as in a counter's key.
+ */
+struct cgroup_note {
+	__u64 created; /* boot clock, ns; 0: before we came */
+	__u64 is_container;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct cgroup_note);
+} cgroup_notes SEC(".maps");
+
+/* Hybrid and v1 hosts only: the choice per css_set, checked as described in choose(). */
+struct choice {
+	__u64 css_set;
+	__u64 check;
+};
+
+#define CHOICES 1024
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CHOICES);
+	__type(key, __u32);
+	__type(value, struct choice);
+} choices SEC(".maps");
+
+static __always_inline __u64 scoped(__u64 id, __u32 hierarchy)
+{
+	return id << CAP_KEY_CGROUP_SHIFT | (__u64)hierarchy << CAP_KEY_HIERARCHY_SHIFT;
+}
+
+static __always_inline struct cgroup *cgroup_in(bool direct, struct css_set *set, __u32 hierarchy)
+{
+	struct cgroup_subsys_state *css = 0;
+
+	if (hierarchy == HIERARCHY_PIDS) {
+		bpf_core_read(&css, sizeof(css),
+			      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id,
+							       pids_cgrp_id)]);
+		return BPF_CORE_READ(css, cgroup);
+	}
+	if (hierarchy == HIERARCHY_MEMORY) {
+		bpf_core_read(&css, sizeof(css),
+			      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id,
+							       memory_cgrp_id)]);
+		return BPF_CORE_READ(css, cgroup);
+	}
+	return FIELD(direct, set, dfl_cgrp);
+}
+
+static __always_inline __u64 cgroup_id(struct cgroup *cgroup)
+{
+	return BPF_CORE_READ(cgroup, kn, id);
+}
+
+/* The most specific wins: a container's cgroup, else the latest created, else v1 before v2. */
+static __noinline __u32 choose(__u64 pids, __u64 memory, __u64 v2)
+{
+	__u64 ids[3] = { scoped(pids, HIERARCHY_PIDS), scoped(memory, HIERARCHY_MEMORY),
+			 scoped(v2, HIERARCHY_V2) };
+	__u64 created, best_created = 0;
+	struct cgroup_note *note;
+	__u32 best = 0;
+	int i, rank, best_rank = 0;
+
+#pragma unroll
+	for (i = 0; i < 3; i++) {
+		/* The root of a hierarchy says nothing; 0 is no hierarchy at all. */
+		if (ids[i] >> CAP_KEY_CGROUP_SHIFT <= 1)
+			continue;
+		note = bpf_map_lookup_elem(&cgroup_notes, &ids[i]);
+		rank = note && note->is_container ? 2 : 1;
+		created = note ? note->created : 0;
+		if (rank > best_rank || (rank == best_rank && created > best_created)) {
+			best_rank = rank;
+			best_created = created;
+			best = i;
+		}
+	}
+	if (best == 0)
+		return best_rank || config.v1_pids ? HIERARCHY_PIDS :
+		       config.v1_memory		   ? HIERARCHY_MEMORY :
+						     HIERARCHY_V2;
+	return best == 1 ? HIERARCHY_MEMORY : HIERARCHY_V2;
+}
+
+/* The cgroup a check is counted under: id and hierarchy in their places of a counter's key. */
+static __always_inline __u64 cgroup_key(bool direct, struct task_struct *task)
+{
+	struct css_set *set = FIELD(direct, task, cgroups);
+	__u64 pids = 0, memory = 0, v2 = 0, pointer = (__u64)set, check, id;
+	struct choice *cached;
+	__u32 hierarchy, slot;
+
+	if (!config.v1_pids && !config.v1_memory) {
+		if (direct)
+			return scoped(set->dfl_cgrp->kn->id, HIERARCHY_V2);
+		return scoped(cgroup_id(cgroup_in(direct, set, HIERARCHY_V2)), HIERARCHY_V2);
+	}
+
+	/*
+	 * Looking three cgroups up costs more than counting, so the choice is kept per css_set.
+	 * An entry holds for one epoch (css_sets come and go with moves and new cgroups) and is
+	 * two words: the second is XORed with the first, so that a torn entry can't match.
+	 */
+	slot = (pointer >> 6 ^ pointer >> 16) & (CHOICES - 1);
+	cached = bpf_map_lookup_elem(&choices, &slot);
+	if (!cached)
+		return 0;
+	check = cached->check ^ pointer;
+	if (cached->css_set == pointer && check >> 2 == state.epoch) {
+		hierarchy = check & 3;
+		id = cgroup_id(cgroup_in(direct, set, hierarchy));
+		return scoped(id, hierarchy);
+	}
+	if (config.v1_pids)
+		pids = cgroup_id(cgroup_in(direct, set, HIERARCHY_PIDS));
+	if (config.v1_memory)
+		memory = cgroup_id(cgroup_in(direct, set, HIERARCHY_MEMORY));
+	if (config.v2)
+		v2 = cgroup_id(cgroup_in(direct, set, HIERARCHY_V2));
+	hierarchy = choose(pids, memory, v2);
+	cached->css_set = pointer;
+	cached->check = (state.epoch << 2 | hierarchy) ^ pointer;
+	id = hierarchy == HIERARCHY_PIDS ? pids : hierarchy == HIERARCHY_MEMORY ? memory : v2;
+	return scoped(id, hierarchy);
+}
+
+static __always_inline struct kernfs_node *kernfs_parent(struct kernfs_node *node)
+{
+	struct kernfs_node___rcu *rcu = (void *)node;
+
+	if (bpf_core_field_exists(rcu->__parent))
+		return BPF_CORE_READ(rcu, __parent);
+	return BPF_CORE_READ(node, parent);
+}
+
+/*
+ * NAME_IS_ID: holds a run of 64 hexadecimal digits, as every runtime's container cgroup does.
+ * NAME_IS_POD: ends in pod<uid>, the uid being 32 or 36 characters long.
+ */
+static __noinline int name_kind(const char *name)
+{
+	int i, hex = 0, uid = -1, kind = 0;
+	char c, before = 0, before2 = 0;
+
+	if (!name)
+		return 0;
+	for (i = 0; i < NAME_LEN; i++) {
+		c = name[i];
+		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))
+			hex++;
+		else
+			hex = 0;
+		if (hex == CONTAINER_ID_LEN)
+			kind = NAME_IS_ID;
+		if (uid >= 0) {
+			if (hex || (uid && (c == '-' || c == '_'))) {
+				uid++;
+			} else {
+				if ((c == 0 || c == '.') && (uid == 32 || uid == 36))
+					return NAME_IS_POD;
+				uid = -1;
+			}
+		}
+		if (before2 == 'p' && before == 'o' && c == 'd')
+			uid = 0;
+		before2 = before;
+		before = c;
+		if (!c)
+			break;
+	}
+	return kind;
+}
+
+static __always_inline int node_kind(struct kernfs_node *node)
+{
+	char name[NAME_LEN];
+
+	if (bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(node, name)) < 0)
+		return 0;
+	return name_kind(name);
+}
+
+/*
+ * The id of the cgroup that is the whole of the container which @node lies in, or 0: the first
+ * container below the topmost pod, else the topmost container (as cap_exporter/cgroups/
+ * reference.py reads paths). What lies deeper belongs to that container.
+ */
+static __noinline __u64 container_root(struct kernfs_node *node)
+{
+	__u64 nearest = 0, below_pod = 0;
+	int i, kind;
+
+	for (i = 0; i < CGROUP_DEPTH && node; i++) {
+		kind = node_kind(node);
+		if (kind == NAME_IS_ID)
+			nearest = BPF_CORE_READ(node, id);
+		else if (kind == NAME_IS_POD && nearest)
+			below_pod = nearest;
+		node = kernfs_parent(node);
+	}
+	return below_pod ? below_pod : nearest;
+}
+
+/* Is @node the cgroup with that id, or below it? */
+static __noinline bool is_within(struct kernfs_node *node, __u64 id)
+{
+	int i;
+
+	for (i = 0; i < CGROUP_DEPTH && node; i++) {
+		if (BPF_CORE_READ(node, id) == id)
+			return true;
+		node = kernfs_parent(node);
+	}
+	return false;
+}
+
+/* Do the two have an ancestor in common, other than the root of their hierarchy? */
+static __noinline bool share_ancestor(struct kernfs_node *a, struct kernfs_node *b)
+{
+	struct kernfs_node *parent, *top_a = 0, *top_b = 0;
+	int i;
+
+	for (i = 0; i < CGROUP_DEPTH && a; i++) {
+		parent = kernfs_parent(a);
+		if (parent)
+			top_a = a;
+		a = parent;
+	}
+	for (i = 0; i < CGROUP_DEPTH && b; i++) {
+		parent = kernfs_parent(b);
+		if (parent)
+			top_b = b;
+		b = parent;
+	}
+	return top_a && top_a == top_b;
+}
+
+/* enum hierarchy of a cgroup, or -1: of a hierarchy that is not looked at. */
+static __always_inline int hierarchy_of(struct cgroup *cgroup)
+{
+	int id = BPF_CORE_READ(cgroup, root, hierarchy_id);
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 3; i++)
+		if (config.hierarchy_ids[i] == id)
+			return i;
+	return -1;
+}
+
+static __always_inline void send_cgroup_event(struct cgroup *cgroup, const char *path,
+					      enum cgroup_change change)
+{
+	struct cgroup_event_head head = { .change = change };
+	struct cgroup_event_short *brief;
+	struct cgroup_event_long *full;
+	long len = 1;
+
+	head.id = cgroup_id(cgroup);
+	head.hierarchy = BPF_CORE_READ(cgroup, root, hierarchy_id);
+	brief = bpf_ringbuf_reserve(&cgroup_events, sizeof(*brief), 0);
+	if (!brief)
+		goto lost;
+	brief->path[0] = 0;
+	if (change != CGROUP_REMOVED)
+		len = bpf_probe_read_kernel_str(brief->path, sizeof(brief->path), path);
+	if (len < (long)sizeof(brief->path)) {
+		head.path_len = len < 0 ? 0 : len;
+		brief->head = head;
+		bpf_ringbuf_submit(brief, 0);
+		return;
+	}
+	/* A full buffer may mean a cut path: once more, with all the room there is. */
+	bpf_ringbuf_discard(brief, 0);
+	full = bpf_ringbuf_reserve(&cgroup_events, sizeof(*full), 0);
+	if (!full)
+		goto lost;
+	len = bpf_probe_read_kernel_str(full->path, sizeof(full->path), path);
+	head.path_len = len < 0 ? 0 : len;
+	full->head = head;
+	bpf_ringbuf_submit(full, 0);
+	return;
+lost:
+	__sync_fetch_and_add(&state.events_lost, 1);
+}
+
+#endif /* __CGROUPS_BPF_H__ */

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What a check is worth: audit class, subject, ways round. */
+#ifndef __CLASSIFY_BPF_H__
+#define __CLASSIFY_BPF_H__
+
+#include "common.bpf.h"
+
+/* include/uapi/linux/capability.h */
+#define CAP_DAC_OVERRIDE 1
+#define CAP_DAC_READ_SEARCH 2
+#define CAP_SYS_ADMIN 21
+#define CAP_SYSLOG 34
+#define CAP_PERFMON 38
+#define CAP_BPF 39
+#define CAP_CHECKPOINT_RESTORE 40
+
+/* include/linux/security.h, 5.1 and later */
+#define CAP_OPT_NOAUDIT (1U << 1)
+
+/* user_namespace.c: MAX_USER_NAMESPACES levels, 32 and the initial one */
+#define USER_NS_LEVELS 33
+
+enum audit {
+	AUDIT_YES,
+	AUDIT_NO,
+	AUDIT_UNKNOWN,
+};
+
+static __always_inline bool in_range(__u64 address, const volatile struct text_range *range)
+{
+	return address >= range->start && address < range->end;
+}
+
+static __always_inline enum audit audit_of_caller(__u64 caller)
+{
+	int i;
+
+	if (!caller)
+		return AUDIT_UNKNOWN;
+#pragma unroll
+	for (i = 0; i < CAP_NOAUDIT_CALLERS; i++)
+		if (in_range(caller, &config.noaudit[i]))
+			return AUDIT_NO;
+#pragma unroll
+	for (i = 0; i < CAP_UNSURE_CALLERS; i++)
+		if (in_range(caller, &config.unsure[i]))
+			return AUDIT_UNKNOWN;
+	return AUDIT_YES;
+}
+
+/* cap_capable's caller decides, or that one's where the LSM hook lies between. */
+static __noinline int audit_by_unwinding(void *ctx)
+{
+	__u64 frames[CAP_STACK_FRAMES] = {}, frame;
+	bool below = false;
+	int i;
+
+	__sync_fetch_and_add(&state.stack_walks, 1);
+	if (bpf_get_stack(ctx, frames, sizeof(frames), 0) < 0)
+		return AUDIT_UNKNOWN;
+	for (i = 0; i < CAP_STACK_FRAMES; i++) {
+		frame = frames[i];
+		if (in_range(frame, &config.cap_capable))
+			below = true;
+		else if (below && !in_range(frame, &config.security_capable))
+			return audit_of_caller(frame);
+	}
+	return AUDIT_UNKNOWN;
+}
+
+/*
+ * The tracepoint does not tell opts, but who called does (KERNEL functions that pass
+ * CAP_OPT_NOAUDIT do nothing else). The frames between the tracepoint's context and
+ * cap_capable() have a constant size on a given kernel, so the return addresses are read at
+ * offsets measured at start; a guard word that must lie in cap_capable() tells when they moved,
+ * as they do when a second program is attached to the tracepoint.
+ */
+static __always_inline enum audit audit_from_stack(void *ctx)
+{
+	const volatile struct stack_layout *layout;
+	__u64 guard, caller;
+	int i;
+
+	if (!config.cap_capable.start)
+		return AUDIT_UNKNOWN;
+#pragma unroll
+	for (i = 0; i < CAP_STACK_LAYOUTS; i++) {
+		layout = &config.layouts[i];
+		if (!layout->guard)
+			continue;
+		if (bpf_probe_read_kernel(&guard, sizeof(guard), ctx + layout->guard))
+			continue;
+		if (!in_range(guard, &config.cap_capable))
+			continue;
+		if (bpf_probe_read_kernel(&caller, sizeof(caller), ctx + layout->caller))
+			break;
+		if (in_range(caller, &config.security_capable) &&
+		    bpf_probe_read_kernel(&caller, sizeof(caller), ctx + layout->outer))
+			break;
+		return audit_of_caller(caller);
+	}
+	return audit_by_unwinding(ctx);
+}
+
+/* The 4th argument of cap_capable(): "opts" since 5.1, before that "audit" (1: do audit). */
+static __always_inline enum audit audit_from_argument(__u64 argument)
+{
+	if (config.audit_argument == 1)
+		return argument & CAP_OPT_NOAUDIT ? AUDIT_NO : AUDIT_YES;
+	if (config.audit_argument == 2)
+		return argument ? AUDIT_YES : AUDIT_NO;
+	return AUDIT_UNKNOWN;
+}
+
+/* What cap_capable() answers (security/commoncap.c, 6.18), from the same data: 1 allowed. */
+static __noinline int holds(const struct cred *cred, struct user_namespace *target, int cap)
+{
+	struct user_namespace *ns = target, *own = BPF_CORE_READ(cred, user_ns), *parent;
+	int i, own_level = BPF_CORE_READ(own, level);
+	__u64 effective = 0;
+
+	for (i = 0; i < USER_NS_LEVELS; i++) {
+		if (ns == own) {
+			/* u32[2] or u64 by version: the same eight bytes. */
+			bpf_probe_read_kernel(&effective, sizeof(effective),
+					      (void *)cred + bpf_core_field_offset(
+								     struct cred, cap_effective));
+			return effective >> (cap & 63) & 1;
+		}
+		if (BPF_CORE_READ(ns, level) <= own_level)
+			return 0;
+		parent = BPF_CORE_READ(ns, parent);
+		if (parent == own &&
+		    BPF_CORE_READ(ns, owner.val) == BPF_CORE_READ(cred, euid.val))
+			return 1;
+		ns = parent;
+	}
+	return 0;
+}
+
+/* The capability that the kernel asks for next when @cap was refused, or -1. */
+static __always_inline int way_round(int cap)
+{
+	switch (cap) {
+	case CAP_DAC_READ_SEARCH: /* fs/namei.c: generic_permission() */
+		return CAP_DAC_OVERRIDE;
+	case CAP_SYSLOG: /* include/linux/capability.h and callers */
+	case CAP_PERFMON:
+	case CAP_BPF:
+	case CAP_CHECKPOINT_RESTORE:
+		return CAP_SYS_ADMIN;
+	}
+	return -1;
+}
+
+#endif /* __CLASSIFY_BPF_H__ */

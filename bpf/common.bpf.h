@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Configuration, state and the two ways to read a kernel struct. */
+#ifndef __COMMON_BPF_H__
+#define __COMMON_BPF_H__
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "cap_checks.h"
+
+#define EEXIST 17
+
+/* The verifier sees these as constants and drops the branches that a host does not need. */
+const volatile struct cap_config config SEC(".rodata.config") = {};
+
+struct cap_state state SEC(".bss.state") = {};
+
+/*
+ * Programs that get typed pointers (tp_btf, fexit) follow them with plain loads; others must
+ * copy through bpf_probe_read_kernel(). @direct is a constant in every caller.
+ */
+#define FIELD(direct, p, f)                                                                        \
+	({                                                                                         \
+		typeof((p)->f) __value;                                                            \
+		if (direct)                                                                        \
+			__value = (p)->f;                                                          \
+		else                                                                               \
+			bpf_core_read(&__value, sizeof(__value), &(p)->f);                         \
+		__value;                                                                           \
+	})
+
+#endif /* __COMMON_BPF_H__ */
