@@ -171,7 +171,7 @@ int BPF_PROG(cgroup_created, struct cgroup *cgroup, const char *path)
 	if (config.v1_pids || config.v1_memory) {
 		key = scoped(cgroup_id(cgroup), hierarchy);
 		note.created = bpf_ktime_get_ns();
-		note.is_container = container_root(BPF_CORE_READ(cgroup, kn)) != 0;
+		note.is_container = container_root((__u64)BPF_CORE_READ(cgroup, kn)) != 0;
 		bpf_map_update_elem(&cgroup_notes, &key, &note, BPF_ANY);
 		__sync_fetch_and_add(&state.epoch, 1);
 	}
@@ -267,9 +267,9 @@ int BPF_PROG(calibrate_company, const struct cred *cred)
 	return 0;
 }
 
-/* Which preemption the kernel runs with decides whether fexit loses checks. */
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(read_preempt_mode, struct task_struct *task)
+/* Which preemption the kernel runs with decides whether fexit loses checks. Run once, by hand. */
+SEC("raw_tp/sched_process_exec")
+int read_preempt_mode(void *ctx)
 {
 	__u32 zero = 0;
 	struct calibration *c = bpf_map_lookup_elem(&calibration, &zero);

@@ -120,6 +120,7 @@ struct cap_state {
 	__s64 setup_tasks;		/* processes in set-up now */
 	__u64 init_exe;			/* inode of process 1's executable */
 	__u64 epoch;			/* grows when a task may see other cgroups than before */
+	__u64 unknown_zero;		/* always 0, which the verifier can't know */
 	__u64 overflow[CAP_KEY_KINDS];	/* by the key's lower CAP_KEY_KIND_BITS */
 };
 

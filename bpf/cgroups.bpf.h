@@ -114,7 +114,7 @@ static __noinline __u32 choose(__u64 pids, __u64 memory, __u64 v2)
 static __always_inline __u64 cgroup_key(bool direct, struct task_struct *task)
 {
 	struct css_set *set = FIELD(direct, task, cgroups);
-	__u64 pids = 0, memory = 0, v2 = 0, pointer = (__u64)set, check, id;
+	__u64 pids = 0, memory = 0, v2 = 0, pointer = 0, check, id;
 	struct choice *cached;
 	__u32 hierarchy, slot;
 
@@ -129,6 +129,7 @@ static __always_inline __u64 cgroup_key(bool direct, struct task_struct *task)
 	 * An entry holds for one epoch (css_sets come and go with moves and new cgroups) and is
 	 * two words: the second is XORed with the first, so that a torn entry can't match.
 	 */
+	bpf_core_read(&pointer, sizeof(pointer), &task->cgroups); /* as a number */
 	slot = (pointer >> 6 ^ pointer >> 16) & (CHOICES - 1);
 	cached = bpf_map_lookup_elem(&choices, &slot);
 	if (!cached)
@@ -162,64 +163,69 @@ static __always_inline struct kernfs_node *kernfs_parent(struct kernfs_node *nod
 }
 
 /*
- * NAME_IS_ID: holds a run of 64 hexadecimal digits, as every runtime's container cgroup does.
- * NAME_IS_POD: ends in pod<uid>, the uid being 32 or 36 characters long.
+ * The functions below are global ones with plain numbers as arguments, so that the verifier
+ * looks at each once and not again in every caller and round of its loops.
  */
-static __noinline int name_kind(const char *name)
-{
-	int i, hex = 0, uid = -1, kind = 0;
-	char c, before = 0, before2 = 0;
 
-	if (!name)
+/*
+ * NAME_IS_ID: holds a run of 64 hexadecimal digits, as every runtime's container cgroup does.
+ * NAME_IS_POD: has pod<uid> at the end or before a dot, the uid 32 or 36 characters long.
+ *
+ * The counters start from a zero that the verifier does not know and are compared through it,
+ * and bytes are read again instead of carried over: else it would follow each of their values
+ * through the loop.
+ */
+__noinline int node_kind(__u64 node)
+{
+	__u64 zero = state.unknown_zero;
+	__u64 hex = zero, uid = zero, kind = zero;
+	char name[NAME_LEN + 4];
+	int i;
+	char c;
+
+	/* Three bytes in front, to look back at. */
+	name[0] = name[1] = name[2] = name[3] = 0;
+	if (bpf_probe_read_kernel_str(name + 4, NAME_LEN,
+				      BPF_CORE_READ((struct kernfs_node *)node, name)) < 0)
 		return 0;
-	for (i = 0; i < NAME_LEN; i++) {
+	for (i = 4; i < NAME_LEN + 4; i++) {
 		c = name[i];
 		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))
 			hex++;
 		else
-			hex = 0;
-		if (hex == CONTAINER_ID_LEN)
-			kind = NAME_IS_ID;
-		if (uid >= 0) {
-			if (hex || (uid && (c == '-' || c == '_'))) {
+			hex = zero;
+		if ((hex ^ zero) == CONTAINER_ID_LEN)
+			kind |= NAME_IS_ID;
+		/* uid: one more than the characters since "pod", 0 outside of one */
+		if (uid ^ zero) {
+			if ((hex ^ zero) || ((uid ^ zero) > 1 && (c == '-' || c == '_')))
 				uid++;
-			} else {
-				if ((c == 0 || c == '.') && (uid == 32 || uid == 36))
-					return NAME_IS_POD;
-				uid = -1;
-			}
+			else if ((!c || c == '.') && ((uid ^ zero) == 33 || (uid ^ zero) == 37))
+				return NAME_IS_POD;
+			else
+				uid = zero;
 		}
-		if (before2 == 'p' && before == 'o' && c == 'd')
-			uid = 0;
-		before2 = before;
-		before = c;
+		if (c == 'd' && name[i - 1] == 'o' && name[i - 2] == 'p')
+			uid = zero + 1;
 		if (!c)
 			break;
 	}
-	return kind;
-}
-
-static __always_inline int node_kind(struct kernfs_node *node)
-{
-	char name[NAME_LEN];
-
-	if (bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(node, name)) < 0)
-		return 0;
-	return name_kind(name);
+	return kind & NAME_IS_ID;
 }
 
 /*
- * The id of the cgroup that is the whole of the container which @node lies in, or 0: the first
+ * The id of the cgroup that is the whole of the container which @start lies in, or 0: the first
  * container below the topmost pod, else the topmost container (as cap_exporter/cgroups/
  * reference.py reads paths). What lies deeper belongs to that container.
  */
-static __noinline __u64 container_root(struct kernfs_node *node)
+__noinline __u64 container_root(__u64 start)
 {
+	struct kernfs_node *node = (void *)start;
 	__u64 nearest = 0, below_pod = 0;
 	int i, kind;
 
 	for (i = 0; i < CGROUP_DEPTH && node; i++) {
-		kind = node_kind(node);
+		kind = node_kind((__u64)node);
 		if (kind == NAME_IS_ID)
 			nearest = BPF_CORE_READ(node, id);
 		else if (kind == NAME_IS_POD && nearest)
@@ -229,9 +235,10 @@ static __noinline __u64 container_root(struct kernfs_node *node)
 	return below_pod ? below_pod : nearest;
 }
 
-/* Is @node the cgroup with that id, or below it? */
-static __noinline bool is_within(struct kernfs_node *node, __u64 id)
+/* Is @start the cgroup with that id, or below it? */
+__noinline int is_within(__u64 start, __u64 id)
 {
+	struct kernfs_node *node = (void *)start;
 	int i;
 
 	for (i = 0; i < CGROUP_DEPTH && node; i++) {
@@ -242,25 +249,20 @@ static __noinline bool is_within(struct kernfs_node *node, __u64 id)
 	return false;
 }
 
-/* Do the two have an ancestor in common, other than the root of their hierarchy? */
-static __noinline bool share_ancestor(struct kernfs_node *a, struct kernfs_node *b)
+/* The ancestor just below the root of the hierarchy, or 0 for the root itself. */
+__noinline __u64 topmost(__u64 start)
 {
-	struct kernfs_node *parent, *top_a = 0, *top_b = 0;
+	struct kernfs_node *node = (void *)start, *parent;
+	__u64 top = 0;
 	int i;
 
-	for (i = 0; i < CGROUP_DEPTH && a; i++) {
-		parent = kernfs_parent(a);
+	for (i = 0; i < CGROUP_DEPTH && node; i++) {
+		parent = kernfs_parent(node);
 		if (parent)
-			top_a = a;
-		a = parent;
+			top = (__u64)node;
+		node = parent;
 	}
-	for (i = 0; i < CGROUP_DEPTH && b; i++) {
-		parent = kernfs_parent(b);
-		if (parent)
-			top_b = b;
-		b = parent;
-	}
-	return top_a && top_a == top_b;
+	return top;
 }
 
 /* enum hierarchy of a cgroup, or -1: of a hierarchy that is not looked at. */

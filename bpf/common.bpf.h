@@ -22,11 +22,12 @@ struct cap_state state SEC(".bss.state") = {};
  */
 #define FIELD(direct, p, f)                                                                        \
 	({                                                                                         \
-		typeof((p)->f) __value;                                                            \
+		typeof(p) __from = (p);                                                            \
+		typeof(__from->f) __value;                                                         \
 		if (direct)                                                                        \
-			__value = (p)->f;                                                          \
+			__value = __from->f;                                                       \
 		else                                                                               \
-			bpf_core_read(&__value, sizeof(__value), &(p)->f);                         \
+			bpf_core_read(&__value, sizeof(__value), &__from->f);                      \
 		__value;                                                                           \
 	})
 

@@ -32,7 +32,7 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 } claims SEC(".maps");
 
 /* For kernels without compare-and-swap (before 5.12): one system call per key to drain. */
@@ -69,8 +69,8 @@ static __noinline int count_slow(__u64 key, __u32 shard)
 {
 	__u64 hash = mix(key);
 	struct bucket *bucket;
+	__u64 seen, claimed;
 	__u32 index, nr;
-	__u64 seen;
 	int i, s;
 
 #pragma unroll
@@ -103,8 +103,8 @@ static __noinline int count_slow(__u64 key, __u32 shard)
 			if (seen == key)
 				return 0;
 			nr = __sync_fetch_and_add(&state.claims, 1) & config.claims_mask;
-			index = index * CAP_BUCKET_SLOTS + s + 1;
-			bpf_map_update_elem(&claims, &nr, &index, BPF_ANY);
+			claimed = (__u64)index * CAP_BUCKET_SLOTS + s + 1;
+			bpf_map_update_elem(&claims, &nr, &claimed, BPF_ANY);
 			return 0;
 		}
 	}

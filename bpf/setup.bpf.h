@@ -93,11 +93,14 @@ static __always_inline bool is_manager(struct task_struct *task)
 /* @mover, which is in cgroup @from, put @task into cgroup @to. */
 static __always_inline bool from_outside(struct kernfs_node *from, struct kernfs_node *to)
 {
-	__u64 root = container_root(to);
+	__u64 root = container_root((__u64)to);
+	__u64 top;
 
 	if (root)
-		return !is_within(from, root);
-	return !share_ancestor(from, to);
+		return !is_within((__u64)from, root);
+	/* No container: then what the two have in common, the hierarchy's root apart, decides. */
+	top = topmost((__u64)from);
+	return !top || top != topmost((__u64)to);
 }
 
 static __always_inline void entered(struct task_struct *task, struct task_struct *mover,

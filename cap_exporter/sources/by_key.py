@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads counters from a per-CPU hash, key by key: for kernels before 5.12, which have no
+compare-and-swap in BPF. Read only, so that no count can be lost to a deletion."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+from cap_exporter.model import CgroupKey, CheckKey
+from cap_exporter.sources import layout
+from cap_exporter.sources.counters import GRACE
+from cap_exporter.sources.libbpf_binding import Object, possible_cpus
+
+
+class KeyCounters:
+    """The same as CounterTable, with two system calls per live key."""
+
+    def __init__(
+        self, probe: Object, name: str, hierarchy_ids: Sequence[int], total: int
+    ) -> None:
+        self._probe = probe
+        self._name = name
+        self._hierarchy_ids = hierarchy_ids
+        self._value = ctypes.c_uint64 * possible_cpus()
+        self._seen: dict[int, int] = {}
+        self._retired: list[tuple[float, frozenset[CgroupKey]]] = []
+        self.total = total
+
+    @property
+    def used(self) -> int:
+        return len(self._seen)
+
+    def release(self, cgroups: Sequence[CgroupKey], now: float) -> None:
+        if cgroups:
+            self._retired.append((now, frozenset(cgroups)))
+
+    def drain(self, now: float) -> list[tuple[CheckKey, int]]:
+        increments = []
+        for raw, values in self._probe.items(self._name, ctypes.c_uint64, self._value):
+            key, count = raw.value, sum(values)
+            before = self._seen.get(key, 0)
+            if count != before:
+                self._seen[key] = count
+                increments.append((layout.decode_kind(key, self._cgroup(key)), count - before))
+        self._free(now)
+        return increments
+
+    def _cgroup(self, key: int) -> CgroupKey:
+        hierarchy = self._hierarchy_ids[key >> layout.KEY_HIERARCHY_SHIFT & 3]
+        return CgroupKey(hierarchy, key >> layout.KEY_CGROUP_SHIFT)
+
+    def _free(self, now: float) -> None:
+        """Delete what was read just now: its cgroup has been gone for the grace period, so no
+        program holds a pointer to it any more, and a late check makes a new entry."""
+        gone: frozenset[CgroupKey] = frozenset()
+        while self._retired and now - self._retired[0][0] >= GRACE:
+            gone |= self._retired.pop(0)[1]
+        if gone:
+            for key in [key for key in self._seen if self._cgroup(key) in gone]:
+                self._probe.delete(self._name, ctypes.c_uint64(key))
+                del self._seen[key]

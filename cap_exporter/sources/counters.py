@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the counters that the BPF programs keep in memory this process maps (bpf/counters.bpf.h).
+
+No system call per key: what is new is read from the log of claimed slots, what grew is found by
+comparing one list of numbers with the last one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from cap_exporter.model import CgroupKey, CheckKey
+from cap_exporter.sources import layout
+
+#: A slot is freed no sooner than this after its cgroup is gone, seconds. The programs that may
+#: have matched its key run for microseconds; ``synchronize`` covers those that were preempted.
+GRACE = 1.0
+
+
+class CounterTable:
+    """The mapped table: gives increments, frees the slots of removed cgroups.
+
+    ``counters`` and ``claims`` are the two maps' memory, ``head`` tells how many slots were
+    claimed so far, ``hierarchy_ids`` are cgroup hierarchy ids by ``enum hierarchy``.
+    ``synchronize`` returns when every BPF program that ran when it was called has ended.
+    """
+
+    def __init__(
+        self,
+        counters: memoryview,
+        claims: memoryview,
+        head: Callable[[], int],
+        hierarchy_ids: Sequence[int],
+        synchronize: Callable[[], None],
+    ) -> None:
+        self._words = counters.cast("B").cast("Q")
+        self._claims = claims.cast("B").cast("Q")
+        self._claims_mask = len(self._claims) - 1
+        self._head = head
+        self._hierarchy_ids = hierarchy_ids
+        self._synchronize = synchronize
+        self._tail = 0
+        # The live slots: parallel lists, and one getter that reads all their counts.
+        self._slots: list[int] = []
+        self._keys: list[CheckKey] = []
+        self._counts: list[int] = []
+        self._read: Callable[[memoryview], tuple[int, ...]] | None = None
+        self._by_cgroup: dict[CgroupKey, list[int]] = defaultdict(list)
+        self._retired: list[tuple[float, list[int]]] = []
+        self._zeroed: list[int] = []
+        self.total = len(self._words) * 8 // layout.SLOT_BYTES
+
+    @property
+    def used(self) -> int:
+        """Slots that hold a key, or are not free again yet."""
+        return len(self._slots) + len(self._zeroed)
+
+    def release(self, cgroups: Sequence[CgroupKey], now: float) -> None:
+        """Retire the slots of removed cgroups; drain() frees them when that is safe."""
+        slots = [slot for cgroup in cgroups for slot in self._by_cgroup.pop(cgroup, ())]
+        if not slots:
+            return
+        for slot in slots:
+            # No program matches it from here on; a late check makes a new slot.
+            self._words[2 * slot] = layout.SLOT_RETIRED
+        self._retired.append((now, slots))
+
+    def drain(self, now: float) -> list[tuple[CheckKey, int]]:
+        """What was counted since the last drain."""
+        # Zeroed a drain ago, so that no CPU can see the freed key before the zeroed count.
+        for slot in self._zeroed:
+            self._words[2 * slot] = layout.SLOT_EMPTY
+        self._zeroed.clear()
+        over = []
+        if self._retired and now - self._retired[0][0] >= GRACE:
+            self._synchronize()
+            while self._retired and now - self._retired[0][0] >= GRACE:
+                over += self._retired.pop(0)[1]
+        self._take_claims()
+        increments = self._increments()
+        if over:
+            self._zero(over)
+        return increments
+
+    def _take_claims(self) -> None:
+        head = self._head()
+        if self._tail == head:
+            return
+        while self._tail != head:
+            position = self._tail & self._claims_mask
+            claimed = self._claims[position]
+            if not claimed:
+                break  # being written right now: next time
+            self._claims[position] = 0
+            self._tail += 1
+            slot = claimed - 1
+            key = self._words[2 * slot]
+            hierarchy = self._hierarchy_ids[key >> layout.KEY_HIERARCHY_SHIFT & 3]
+            cgroup = CgroupKey(hierarchy, key >> layout.KEY_CGROUP_SHIFT)
+            self._slots.append(slot)
+            self._keys.append(layout.decode_kind(key, cgroup))
+            self._counts.append(0)
+            self._by_cgroup[cgroup].append(slot)
+        self._read = None
+
+    def _increments(self) -> list[tuple[CheckKey, int]]:
+        if not self._slots:
+            return []
+        if self._read is None:
+            # A second index, never used, so that the result is a tuple for one slot too.
+            self._read = operator.itemgetter(*(2 * slot + 1 for slot in self._slots), 0)
+        counts = list(self._read(self._words))
+        counts.pop()
+        before = self._counts
+        self._counts = counts
+        if counts == before:
+            return []
+        return [
+            (key, new - old)
+            for key, new, old in zip(self._keys, counts, before, strict=True)
+            if new != old
+        ]
+
+    def _zero(self, slots: Sequence[int]) -> None:
+        gone = set(slots)
+        keep = [i for i, slot in enumerate(self._slots) if slot not in gone]
+        self._slots = [self._slots[i] for i in keep]
+        self._keys = [self._keys[i] for i in keep]
+        self._counts = [self._counts[i] for i in keep]
+        self._read = None
+        for slot in slots:
+            self._words[2 * slot + 1] = 0
+        self._zeroed += slots

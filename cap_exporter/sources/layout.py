@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf/cap_checks.h for Python: the records shared with the BPF programs.
+
+tests/kernel/test_layout.py compares sizes and offsets with what the compiler wrote into the
+object's BTF.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+from cap_exporter.model import CgroupChange, CheckClass, CheckKey, UserNamespace, Verdict
+from cap_exporter.model import CgroupKey as Cgroup
+
+LAYOUT_VERSION: Final = 1
+
+KEY_DENIED: Final = 1 << 7
+KEY_OTHER_NS: Final = 1 << 8
+KEY_CLASS_SHIFT: Final = 9
+KEY_HIERARCHY_SHIFT: Final = 12
+KEY_CGROUP_SHIFT: Final = 14
+KEY_KIND_BITS: Final = 12
+KEY_KINDS: Final = 1 << KEY_KIND_BITS
+
+SLOT_EMPTY: Final = 0
+SLOT_RETIRED: Final = 1
+
+BUCKET_SLOTS: Final = 4
+SLOT_BYTES: Final = 16
+
+#: By ``enum check_class``.
+CLASSES: Final = (
+    CheckClass.MEANINGFUL,
+    CheckClass.SETUP,
+    CheckClass.OTHER,
+    CheckClass.OVERRIDE,
+    CheckClass.NOAUDIT,
+    CheckClass.ALTERNATIVE,
+    CheckClass.UNCLASSIFIED,
+)
+
+#: By ``enum hierarchy``: the cgroup v1 controller, "" for cgroup v2.
+HIERARCHIES: Final = ("", "pids", "memory")
+
+NOAUDIT_CALLERS: Final = 8
+UNSURE_CALLERS: Final = 4
+STACK_LAYOUTS: Final = 2
+STACK_WORDS: Final = 64
+STACK_FRAMES: Final = 12
+
+CHANGES: Final = {
+    1: CgroupChange.CREATED,
+    2: CgroupChange.REMOVED,
+    3: CgroupChange.RENAMED,
+}
+
+
+class TextRange(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_uint64), ("end", ctypes.c_uint64))
+
+
+class StackLayout(ctypes.Structure):
+    _fields_ = (
+        ("guard", ctypes.c_uint32),
+        ("caller", ctypes.c_uint32),
+        ("outer", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class Config(ctypes.Structure):
+    """struct cap_config"""
+
+    _fields_ = (
+        ("bucket_mask", ctypes.c_uint32),
+        ("bucket_bits", ctypes.c_uint32),
+        ("shard_mask", ctypes.c_uint32),
+        ("claims_mask", ctypes.c_uint32),
+        ("v1_pids", ctypes.c_uint8),
+        ("v1_memory", ctypes.c_uint8),
+        ("v2", ctypes.c_uint8),
+        ("audit_argument", ctypes.c_uint8),
+        ("calibrate_tid", ctypes.c_uint32),
+        ("hierarchy_ids", ctypes.c_int32 * 3),
+        ("ambiguous", ctypes.c_uint64),
+        ("preempt_mode_address", ctypes.c_uint64),
+        ("cap_capable", TextRange),
+        ("security_capable", TextRange),
+        ("noaudit", TextRange * NOAUDIT_CALLERS),
+        ("unsure", TextRange * UNSURE_CALLERS),
+        ("layouts", StackLayout * STACK_LAYOUTS),
+    )
+
+
+class State(ctypes.Structure):
+    """struct cap_state"""
+
+    _fields_ = (
+        ("claims", ctypes.c_uint64),
+        ("overflow_full", ctypes.c_uint64),
+        ("overflow_id", ctypes.c_uint64),
+        ("events_lost", ctypes.c_uint64),
+        ("marks_lost", ctypes.c_uint64),
+        ("stack_walks", ctypes.c_uint64),
+        ("map_errors", ctypes.c_uint64),
+        ("setup_tasks", ctypes.c_int64),
+        ("init_exe", ctypes.c_uint64),
+        ("epoch", ctypes.c_uint64),
+        ("unknown_zero", ctypes.c_uint64),
+        ("overflow", ctypes.c_uint64 * KEY_KINDS),
+    )
+
+
+class CgroupEventHead(ctypes.Structure):
+    """struct cgroup_event_head; the path follows, ``path_len`` bytes with the final NUL."""
+
+    _fields_ = (
+        ("id", ctypes.c_uint64),
+        ("hierarchy", ctypes.c_int32),
+        ("change", ctypes.c_uint16),
+        ("path_len", ctypes.c_uint16),
+    )
+
+
+class Calibration(ctypes.Structure):
+    """struct calibration"""
+
+    _fields_ = (
+        ("hits", ctypes.c_uint64),
+        ("frames_len", ctypes.c_int64),
+        ("preempt_mode", ctypes.c_int64),
+        ("words", ctypes.c_uint64 * STACK_WORDS),
+        ("frames", ctypes.c_uint64 * STACK_FRAMES),
+    )
+
+
+def decode_kind(key: int, cgroup: Cgroup) -> CheckKey:
+    """The part of a counter's key that is not the cgroup."""
+    return CheckKey(
+        cgroup,
+        key & 0x7F,
+        Verdict.DENIED if key & KEY_DENIED else Verdict.ALLOWED,
+        UserNamespace.OTHER if key & KEY_OTHER_NS else UserNamespace.INIT,
+        CLASSES[key >> KEY_CLASS_SHIFT & 7],
+    )

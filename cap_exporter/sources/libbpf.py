@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts checks with the compiled CO-RE object through libbpf: the source of choice."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cap_exporter.cgroups.hierarchies import UNIFIED, Hierarchies
+from cap_exporter.model import (
+    OVERFLOW,
+    CgroupEvent,
+    CgroupKey,
+    CheckKey,
+    Drain,
+    SourceError,
+    SourceInfo,
+)
+from cap_exporter.sources import audit_class, diagnosis, layout, preemption
+from cap_exporter.sources.by_key import KeyCounters
+from cap_exporter.sources.counters import CounterTable
+from cap_exporter.sources.kallsyms import Symbols
+from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object, Ring
+
+log = logging.getLogger(__name__)
+
+#: Counters of one shard of the table, by default: 512 KiB.
+SLOTS_PER_SHARD: Final = 32768
+
+#: CPUs share a table from this many on; each shard costs memory.
+MAX_SHARDS: Final = 8
+
+_LIFECYCLE: Final = frozenset({"cgroup_created", "cgroup_removed", "cgroup_renamed"})
+_PHASE: Final = frozenset({"task_attached", "task_forked", "task_executed", "task_exited"})
+
+
+class _Way(NamedTuple):
+    """A way to attach: in this order of preference."""
+
+    name: str
+    programs: tuple[str, ...]
+    """Variants: the table in mapped memory first, then the per-key hash (kernels before 5.12)."""
+
+
+WAYS: Final = (
+    _Way("tp_btf", ("checks_tp_btf",)),
+    _Way("fexit", ("checks_fexit", "checks_fexit_by_key")),
+    _Way("kprobe", ("checks_kprobe", "checks_kprobe_by_key")),
+)
+
+
+def object_path() -> Path:
+    """The compiled object for this machine. Raises SourceError."""
+    machine = platform.machine()
+    name = {"x86_64": "cap_checks.bpf.o", "aarch64": "cap_checks.arm64.bpf.o"}.get(machine)
+    if name is None:
+        raise SourceError(
+            f"there is no BPF object for {machine} machines, only for x86_64 and aarch64"
+        )
+    path = Path(str(resources.files("cap_exporter").joinpath("_bpf", name)))
+    if not path.is_file():
+        raise SourceError(f"the BPF object {path} is missing: run `make build` in the source tree")
+    return path
+
+
+class LibbpfSource:
+    """The Source that loads bpf/cap_checks.bpf.c.
+
+    ``attach`` forces one of tp_btf, fexit, kprobe; None takes the first that this kernel offers
+    and permits. ``slots`` counters per shard, a power of two.
+    """
+
+    def __init__(
+        self,
+        hierarchies: Hierarchies,
+        *,
+        attach: str | None = None,
+        slots: int = SLOTS_PER_SHARD,
+        btf: Path | None = None,
+        bpf_object: Path | None = None,
+    ) -> None:
+        if slots < layout.BUCKET_SLOTS * 2 or slots & (slots - 1):
+            raise ValueError(f"the number of counters must be a power of two, not {slots}")
+        self._hierarchies = hierarchies
+        self._attach = attach
+        self._slots = slots
+        self._btf = btf
+        self._path = bpf_object
+        self._object: Object | None = None
+        self._ring: Ring | None = None
+        self._counters: CounterTable | KeyCounters
+        self._state: layout.State
+        self._program = ""
+        self._overflow_seen = bytes(8 * layout.KEY_KINDS)
+        self._events: list[CgroupEvent] = []
+        self._events_lost = 0
+        self.symbols_restricted = False
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def open(self) -> SourceInfo:
+        path = self._path or object_path()
+        bpf = LibBpf()
+        try:
+            types = KernelTypes(bpf, self._btf)
+        except BpfError as error:
+            raise SourceError(diagnosis.no_btf(self._btf)) from error
+        config = self._configure(types)
+        symbols = self._read_symbols()
+        refused: list[tuple[str, str]] = []
+        try:
+            for way in WAYS:
+                if self._attach not in (None, way.name):
+                    continue
+                reason = self._offers(way, types, bpf, path, symbols)
+                if reason:
+                    refused.append((way.name, reason))
+                    continue
+                if way.name == "tp_btf":
+                    self._calibrate(bpf, path, config, symbols)
+                for program in way.programs:
+                    try:
+                        self._load(bpf, path, config, program)
+                    except BpfError as error:
+                        self._give_up()
+                        refused.append((way.name, diagnosis.refusal(error)))
+                        continue
+                    log.info("counting capability checks through %s", way.name)
+                    for name, why in refused:
+                        log.info("not through %s: %s", name, why)
+                    return SourceInfo("libbpf", way.name)
+        finally:
+            types.close()
+        raise SourceError(diagnosis.nothing_attached(refused))
+
+    def _configure(self, types: KernelTypes) -> layout.Config:
+        config = layout.Config()
+        shards = _shards(os.cpu_count() or 1)
+        buckets = self._slots // layout.BUCKET_SLOTS
+        config.bucket_mask = buckets - 1
+        config.bucket_bits = buckets.bit_length() - 1
+        config.shard_mask = shards - 1
+        config.claims_mask = shards * self._slots - 1
+        for number in range(3):
+            config.hierarchy_ids[number] = -1
+        for hierarchy in self._hierarchies.counted:
+            number = layout.HIERARCHIES.index(hierarchy.controller)
+            config.hierarchy_ids[number] = hierarchy.id
+            if hierarchy.controller == "pids":
+                config.v1_pids = 1
+            elif hierarchy.controller == "memory":
+                config.v1_memory = 1
+            elif hierarchy.id == UNIFIED:
+                config.v2 = 1
+        parameters = types.parameters("cap_capable")
+        # Asked by name, since vendors brought the change of 5.1 to older kernels.
+        config.audit_argument = 1 if "opts" in parameters else 2 if "audit" in parameters else 0
+        config.calibrate_tid = audit_class.this_thread()
+        return config
+
+    def _read_symbols(self) -> Symbols | None:
+        try:
+            symbols = Symbols.read()
+        except OSError as error:
+            log.warning("cannot read /proc/kallsyms: %s", error)
+            return None
+        self.symbols_restricted = symbols.restricted
+        return None if symbols.restricted else symbols
+
+    def _offers(
+        self, way: _Way, types: KernelTypes, bpf: LibBpf, path: Path, symbols: Symbols | None
+    ) -> str:
+        """Why this way is not for this kernel; empty: try it."""
+        if way.name == "tp_btf" and not types.has_tracepoint("cap_capable"):
+            return "the kernel has no cap_capable tracepoint (Linux 6.14 and later do)"
+        if way.name == "fexit" and self._attach is None:
+            return preemption.why_not_fexit(bpf, path, symbols)
+        return ""
+
+    def _calibrate(
+        self, bpf: LibBpf, path: Path, config: layout.Config, symbols: Symbols | None
+    ) -> None:
+        if symbols is None or not audit_class.set_callers(config, symbols):
+            config.ambiguous = audit_class.AMBIGUOUS
+            log.warning(
+                "kernel symbol addresses are hidden (CAP_SYSLOG is missing, or "
+                "kernel.kptr_restrict is 2): checks of capabilities that the kernel also probes "
+                "for are published as background checks, reason unclassified"
+            )
+            return
+        probe = Object(bpf, path, self._btf)
+        try:
+            probe.only(audit_class.programs())
+            probe.set_initial(".rodata.config", config)
+            _drop_unused_maps(probe, keep={"calibration"})
+            probe.load()
+            audit_class.measure(probe, config)
+        except BpfError as error:
+            log.debug("the stack's layout was not measured: %s", error)
+        finally:
+            probe.close()
+
+    def _load(self, bpf: LibBpf, path: Path, config: layout.Config, program: str) -> None:
+        by_key = program.endswith("_by_key")
+        total = (config.shard_mask + 1) * self._slots
+        self._object = probe = Object(bpf, path, self._btf)
+        probe.only(frozenset({program}) | _LIFECYCLE | _PHASE)
+        probe.set_initial(".rodata.config", config)
+        if by_key:
+            probe.set_max_entries("counts_by_key", self._slots)
+            _drop_unused_maps(probe, keep={"counts_by_key"})
+        else:
+            probe.set_max_entries("counters", total // layout.BUCKET_SLOTS)
+            probe.set_max_entries("claims", total)
+            _drop_unused_maps(probe, keep={"counters", "claims"})
+        probe.load()
+        self._state = probe.struct(".bss.state", layout.State)
+        ids = tuple(config.hierarchy_ids)
+        if by_key:
+            self._counters = KeyCounters(probe, "counts_by_key", ids, self._slots)
+        else:
+            state = self._state
+            self._counters = CounterTable(
+                probe.map_memory("counters"),
+                probe.map_memory("claims"),
+                lambda: state.claims,
+                ids,
+                synchronize,
+            )
+        self._ring = Ring(bpf, probe.map_fd("cgroup_events"), self._on_cgroup_event)
+        # What tells cgroups and phases comes first, so that no check is counted without them.
+        for name in sorted(_LIFECYCLE | _PHASE):
+            probe.attach(name)
+        probe.attach(program)
+        self._program = program
+
+    def _give_up(self) -> None:
+        if self._ring:
+            self._ring.close()
+            self._ring = None
+        if self._object:
+            self._drop_views()
+            self._object.close()
+            self._object = None
+
+    def _drop_views(self) -> None:
+        for name in ("_state", "_counters"):
+            self.__dict__.pop(name, None)
+
+    # -- counting --------------------------------------------------------------------------------
+
+    @property
+    def event_fd(self) -> int | None:
+        """Readable when cgroups came or went: drain soon, so that the ring does not fill up."""
+        return self._ring.fd if self._ring else None
+
+    def drain(self) -> Drain:
+        if self._object is None or self._ring is None:
+            raise RuntimeError("drain() of a source that is not open")
+        now = time.monotonic()
+        # Counters first: each cgroup counted by now has its creation in the ring already.
+        increments = self._counters.drain(now)
+        at = time.time()
+        increments += self._overflow()
+        self._ring.consume()
+        events, self._events = self._events, []
+        lost = self._state.events_lost
+        newly_lost, self._events_lost = lost - self._events_lost, lost
+        return Drain(
+            time=at,
+            increments=increments,
+            cgroup_events=events,
+            cgroup_events_lost=newly_lost,
+            missed=self._missed(),
+            slots_used=self._counters.used,
+            slots_total=self._counters.total,
+        )
+
+    def release(self, cgroups: Sequence[CgroupKey]) -> None:
+        self._counters.release(cgroups, time.monotonic())
+
+    def _overflow(self) -> list[tuple[CheckKey, int]]:
+        now = bytes(self._state.overflow)
+        if now == self._overflow_seen:
+            return []
+        before = memoryview(self._overflow_seen).cast("Q")
+        increments = [
+            (layout.decode_kind(kind, OVERFLOW), count - before[kind])
+            for kind, count in enumerate(memoryview(now).cast("Q"))
+            if count != before[kind]
+        ]
+        self._overflow_seen = now
+        return increments
+
+    def _missed(self) -> Mapping[str, int]:
+        assert self._object is not None
+        return {"recursion": self._object.recursion_misses(self._program)}
+
+    def _on_cgroup_event(self, record: bytes) -> None:
+        head = layout.CgroupEventHead.from_buffer_copy(record)
+        change = layout.CHANGES.get(head.change)
+        if change is None:
+            log.warning("a cgroup event of unknown kind %d was left out", head.change)
+            return
+        start = ctypes.sizeof(head)
+        path = record[start : start + max(head.path_len - 1, 0)]
+        self._events.append(
+            CgroupEvent(
+                change, CgroupKey(head.hierarchy, head.id), path.decode("utf-8", "surrogateescape")
+            )
+        )
+
+    def close(self) -> None:
+        self._give_up()
+
+
+def _shards(cpus: int) -> int:
+    shards = 1
+    while shards < cpus and shards < MAX_SHARDS:
+        shards *= 2
+    return shards
+
+
+def _drop_unused_maps(probe: Object, keep: set[str]) -> None:
+    """Big maps that no loaded program uses: not created, so that they cost nothing."""
+    for name in {"counters", "claims", "counts_by_key"} - keep:
+        probe.without_map(name)
+
+
+def synchronize() -> None:
+    """Return when every BPF program that runs now has ended: they run as RCU readers, and
+    MEMBARRIER_CMD_GLOBAL is synchronize_rcu() (kernel/sched/membarrier.c, 6.18). Where it is
+    refused (nohz_full) the grace period alone must do."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_SYS_MEMBARRIER.get(platform.machine(), -1), 1, 0, 0) < 0:
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
+            raise OSError(code, os.strerror(code))
+
+
+_SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}
