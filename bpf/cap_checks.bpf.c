@@ -169,7 +169,7 @@ int BPF_PROG(cgroup_created, struct cgroup *cgroup, const char *path)
 	if (hierarchy < 0)
 		return 0;
 	if (config.v1_pids || config.v1_memory) {
-		key = scoped(cgroup_id(cgroup), hierarchy);
+		key = scoped(cgroup_id(false, cgroup), hierarchy);
 		note.created = bpf_ktime_get_ns();
 		note.is_container = container_root((__u64)BPF_CORE_READ(cgroup, kn)) != 0;
 		bpf_map_update_elem(&cgroup_notes, &key, &note, BPF_ANY);
@@ -188,7 +188,7 @@ int BPF_PROG(cgroup_removed, struct cgroup *cgroup, const char *path)
 	if (hierarchy < 0)
 		return 0;
 	if (config.v1_pids || config.v1_memory) {
-		key = scoped(cgroup_id(cgroup), hierarchy);
+		key = scoped(cgroup_id(false, cgroup), hierarchy);
 		bpf_map_delete_elem(&cgroup_notes, &key);
 		__sync_fetch_and_add(&state.epoch, 1);
 	}

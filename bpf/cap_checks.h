@@ -76,9 +76,9 @@ struct text_range {
 #define CAP_STACK_LAYOUTS 2
 
 /*
- * Where the return addresses lie above the tracepoint's context, in bytes: into cap_capable
- * (the guard), into its caller, and into that one's caller where the caller is
- * security_capable. Measured at start; all 0: not known.
+ * Where the return addresses lie above the tracepoint's context: the one into cap_capable (the
+ * guard) in bytes; the one into its caller, and the one into that one's caller where the caller
+ * is security_capable, in words above the guard. Measured at start; all 0: not known.
  */
 struct stack_layout {
 	__u32 guard;

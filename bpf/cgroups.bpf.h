@@ -35,47 +35,46 @@ struct {
 	__type(value, struct cgroup_note);
 } cgroup_notes SEC(".maps");
 
-/* Hybrid and v1 hosts only: the choice per css_set, checked as described in choose(). */
-struct choice {
-	__u64 css_set;
-	__u64 check;
-};
-
+/* Hybrid and v1 hosts only: choices made, see cgroup_key(). */
 #define CHOICES 1024
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, CHOICES);
-	__type(key, __u32);
-	__type(value, struct choice);
-} choices SEC(".maps");
+__u64 choices[CHOICES] SEC(".bss.choices");
 
 static __always_inline __u64 scoped(__u64 id, __u32 hierarchy)
 {
 	return id << CAP_KEY_CGROUP_SHIFT | (__u64)hierarchy << CAP_KEY_HIERARCHY_SHIFT;
 }
 
+/* css_set.subsys[] of a v1 controller. The index is the build's, so no constant for clang. */
+#define SUBSYS(set, controller)                                                                    \
+	((struct cgroup_subsys_state **)((void *)(set)->subsys +                                   \
+					 sizeof(void *) * bpf_core_enum_value(                     \
+								  enum cgroup_subsys_id,           \
+								  controller##_cgrp_id)))
+
+static __always_inline struct cgroup *cgroup_of_subsys(bool direct,
+						       struct cgroup_subsys_state **place)
+{
+	struct cgroup_subsys_state *css;
+
+	if (direct)
+		return (*place)->cgroup;
+	bpf_probe_read_kernel(&css, sizeof(css), place);
+	return BPF_CORE_READ(css, cgroup);
+}
+
 static __always_inline struct cgroup *cgroup_in(bool direct, struct css_set *set, __u32 hierarchy)
 {
-	struct cgroup_subsys_state *css = 0;
-
-	if (hierarchy == HIERARCHY_PIDS) {
-		bpf_core_read(&css, sizeof(css),
-			      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id,
-							       pids_cgrp_id)]);
-		return BPF_CORE_READ(css, cgroup);
-	}
-	if (hierarchy == HIERARCHY_MEMORY) {
-		bpf_core_read(&css, sizeof(css),
-			      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id,
-							       memory_cgrp_id)]);
-		return BPF_CORE_READ(css, cgroup);
-	}
+	if (hierarchy == HIERARCHY_PIDS)
+		return cgroup_of_subsys(direct, SUBSYS(set, pids));
+	if (hierarchy == HIERARCHY_MEMORY)
+		return cgroup_of_subsys(direct, SUBSYS(set, memory));
 	return FIELD(direct, set, dfl_cgrp);
 }
 
-static __always_inline __u64 cgroup_id(struct cgroup *cgroup)
+static __always_inline __u64 cgroup_id(bool direct, struct cgroup *cgroup)
 {
+	if (direct)
+		return cgroup->kn->id;
 	return BPF_CORE_READ(cgroup, kn, id);
 }
 
@@ -114,43 +113,38 @@ static __noinline __u32 choose(__u64 pids, __u64 memory, __u64 v2)
 static __always_inline __u64 cgroup_key(bool direct, struct task_struct *task)
 {
 	struct css_set *set = FIELD(direct, task, cgroups);
-	__u64 pids = 0, memory = 0, v2 = 0, pointer = 0, check, id;
-	struct choice *cached;
-	__u32 hierarchy, slot;
+	__u64 pids = 0, memory = 0, v2 = 0, sum, seen;
+	__u32 slot, hierarchy;
 
-	if (!config.v1_pids && !config.v1_memory) {
-		if (direct)
-			return scoped(set->dfl_cgrp->kn->id, HIERARCHY_V2);
-		return scoped(cgroup_id(cgroup_in(direct, set, HIERARCHY_V2)), HIERARCHY_V2);
-	}
+	if (!config.v1_pids && !config.v1_memory)
+		return scoped(cgroup_id(direct, cgroup_in(direct, set, HIERARCHY_V2)), HIERARCHY_V2);
+	if (config.v1_pids)
+		pids = cgroup_id(direct, cgroup_in(direct, set, HIERARCHY_PIDS));
+	if (config.v1_memory)
+		memory = cgroup_id(direct, cgroup_in(direct, set, HIERARCHY_MEMORY));
+	if (config.v2)
+		v2 = cgroup_id(direct, cgroup_in(direct, set, HIERARCHY_V2));
 
 	/*
-	 * Looking three cgroups up costs more than counting, so the choice is kept per css_set.
-	 * An entry holds for one epoch (css_sets come and go with moves and new cgroups) and is
-	 * two words: the second is XORed with the first, so that a torn entry can't match.
+	 * Looking three cgroups up costs more than counting, so the choice is kept by the three
+	 * ids, for one epoch (a new cgroup may be the better choice). An entry is one word, all
+	 * but its lowest two bits a sum over ids and epoch, so that it is never half written. Two
+	 * triples of one sum (one in 2^62) would make a task's checks count under another one of
+	 * its own cgroups, never under a stranger's.
 	 */
-	bpf_core_read(&pointer, sizeof(pointer), &task->cgroups); /* as a number */
-	slot = (pointer >> 6 ^ pointer >> 16) & (CHOICES - 1);
-	cached = bpf_map_lookup_elem(&choices, &slot);
-	if (!cached)
-		return 0;
-	check = cached->check ^ pointer;
-	if (cached->css_set == pointer && check >> 2 == state.epoch) {
-		hierarchy = check & 3;
-		id = cgroup_id(cgroup_in(direct, set, hierarchy));
-		return scoped(id, hierarchy);
+	sum = (pids * 0x9e3779b97f4a7c15ULL ^ memory) * 0xbf58476d1ce4e5b9ULL;
+	sum = (sum ^ sum >> 29 ^ v2) * 0x94d049bb133111ebULL + (state.epoch << 2);
+	slot = sum >> 32 & (CHOICES - 1);
+	seen = choices[slot];
+	hierarchy = seen & 3;
+	if ((seen ^ sum) >> 2) {
+		hierarchy = choose(pids, memory, v2);
+		choices[slot] = (sum & ~3ULL) | hierarchy;
 	}
-	if (config.v1_pids)
-		pids = cgroup_id(cgroup_in(direct, set, HIERARCHY_PIDS));
-	if (config.v1_memory)
-		memory = cgroup_id(cgroup_in(direct, set, HIERARCHY_MEMORY));
-	if (config.v2)
-		v2 = cgroup_id(cgroup_in(direct, set, HIERARCHY_V2));
-	hierarchy = choose(pids, memory, v2);
-	cached->css_set = pointer;
-	cached->check = (state.epoch << 2 | hierarchy) ^ pointer;
-	id = hierarchy == HIERARCHY_PIDS ? pids : hierarchy == HIERARCHY_MEMORY ? memory : v2;
-	return scoped(id, hierarchy);
+	return scoped(hierarchy == HIERARCHY_PIDS   ? pids :
+		      hierarchy == HIERARCHY_MEMORY ? memory :
+						      v2,
+		      hierarchy);
 }
 
 static __always_inline struct kernfs_node *kernfs_parent(struct kernfs_node *node)
@@ -286,7 +280,7 @@ static __always_inline void send_cgroup_event(struct cgroup *cgroup, const char 
 	struct cgroup_event_long *full;
 	long len = 1;
 
-	head.id = cgroup_id(cgroup);
+	head.id = cgroup_id(false, cgroup);
 	head.hierarchy = BPF_CORE_READ(cgroup, root, hierarchy_id);
 	brief = bpf_ringbuf_reserve(&cgroup_events, sizeof(*brief), 0);
 	if (!brief)

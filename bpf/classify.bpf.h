@@ -31,7 +31,7 @@ static __always_inline bool in_range(__u64 address, const volatile struct text_r
 	return address >= range->start && address < range->end;
 }
 
-static __always_inline enum audit audit_of_caller(__u64 caller)
+static __noinline int compare_caller(__u64 caller)
 {
 	int i;
 
@@ -46,6 +46,27 @@ static __always_inline enum audit audit_of_caller(__u64 caller)
 		if (in_range(caller, &config.unsure[i]))
 			return AUDIT_UNKNOWN;
 	return AUDIT_YES;
+}
+
+/*
+ * The kernel has a few dozen places to return to, so each is compared once: an entry is one
+ * word, the address and the answer, whose two bits push out two that all of the kernel's
+ * addresses have in common.
+ */
+#define CALLERS 256
+__u64 callers[CALLERS] SEC(".bss.callers");
+
+static __always_inline enum audit audit_of_caller(__u64 caller)
+{
+	__u32 slot = (caller ^ caller >> 8) & (CALLERS - 1);
+	__u64 seen = callers[slot];
+	int audit;
+
+	if (!((seen ^ caller << 2) >> 2))
+		return seen & 3;
+	audit = compare_caller(caller);
+	callers[slot] = caller << 2 | audit;
+	return audit;
 }
 
 /* cap_capable's caller decides, or that one's where the LSM hook lies between. */
@@ -69,6 +90,23 @@ static __noinline int audit_by_unwinding(void *ctx)
 }
 
 /*
+ * Plain, fault-safe loads instead of bpf_probe_read_kernel(), which costs more than counting
+ * does: the stack is looked at as a kernel struct that is nothing but words. bpf_rdonly_cast()
+ * is older (6.2) than the tracepoint whose program calls this.
+ */
+extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
+
+static __always_inline void *stack_words(void *place)
+{
+	return bpf_rdonly_cast(place, bpf_core_type_id_kernel(struct pt_regs));
+}
+
+static __always_inline __u64 stack_word(void *words, __u32 index)
+{
+	return *(__u64 *)(words + index * sizeof(__u64));
+}
+
+/*
  * The tracepoint does not tell opts, but who called does (KERNEL functions that pass
  * CAP_OPT_NOAUDIT do nothing else). The frames between the tracepoint's context and
  * cap_capable() have a constant size on a given kernel, so the return addresses are read at
@@ -78,7 +116,8 @@ static __noinline int audit_by_unwinding(void *ctx)
 static __always_inline enum audit audit_from_stack(void *ctx)
 {
 	const volatile struct stack_layout *layout;
-	__u64 guard, caller;
+	__u64 caller;
+	void *words;
 	int i;
 
 	if (!config.cap_capable.start)
@@ -88,15 +127,12 @@ static __always_inline enum audit audit_from_stack(void *ctx)
 		layout = &config.layouts[i];
 		if (!layout->guard)
 			continue;
-		if (bpf_probe_read_kernel(&guard, sizeof(guard), ctx + layout->guard))
+		words = stack_words(ctx + layout->guard);
+		if (!in_range(stack_word(words, 0), &config.cap_capable))
 			continue;
-		if (!in_range(guard, &config.cap_capable))
-			continue;
-		if (bpf_probe_read_kernel(&caller, sizeof(caller), ctx + layout->caller))
-			break;
-		if (in_range(caller, &config.security_capable) &&
-		    bpf_probe_read_kernel(&caller, sizeof(caller), ctx + layout->outer))
-			break;
+		caller = stack_word(words, layout->caller);
+		if (in_range(caller, &config.security_capable))
+			caller = stack_word(words, layout->outer);
 		return audit_of_caller(caller);
 	}
 	return audit_by_unwinding(ctx);

@@ -112,9 +112,9 @@ def _ask_for_net_raw() -> None:
 
 
 def stack_layout(seen: layout.Calibration, config: layout.Config) -> layout.StackLayout | None:
-    """Offsets, in bytes from the tracepoint's context, of the return addresses into cap_capable,
-    security_capable and the latter's caller, from a dump of the stack and an unwinding of the
-    same moment. None where they don't fit together."""
+    """Where the return addresses into cap_capable, security_capable and the latter's caller lie
+    (struct stack_layout of bpf/cap_checks.h), from a dump of the stack and an unwinding of the
+    same moment. None where they don't fit together, or not into what a program reads at once."""
     frames = [seen.frames[i] for i in range(max(seen.frames_len, 0) // 8)]
     words = list(seen.words)
     inside = [
@@ -132,5 +132,8 @@ def stack_layout(seen: layout.Calibration, config: layout.Config) -> layout.Stac
             start = words.index(frame, start) + 1
         except ValueError:
             return None
-        places.append((start - 1) * 8)
-    return layout.StackLayout(*places, 0)
+        places.append(start - 1)
+    first, second, third = places
+    if third - first >= layout.STACK_SPAN:
+        return None
+    return layout.StackLayout(first * 8, second - first, third - first, 0)

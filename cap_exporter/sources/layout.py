@@ -49,6 +49,9 @@ STACK_LAYOUTS: Final = 2
 STACK_WORDS: Final = 64
 STACK_FRAMES: Final = 12
 
+#: Words of the stack that can be looked at from the guard on: struct pt_regs, the smaller one.
+STACK_SPAN: Final = 21
+
 CHANGES: Final = {
     1: CgroupChange.CREATED,
     2: CgroupChange.REMOVED,

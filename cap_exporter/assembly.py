@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the pieces from the settings."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from cap_exporter.cgroups.hierarchies import Hierarchies, Mode, discover
+from cap_exporter.cgroups.tree import CgroupTree
+from cap_exporter.exporter import Exporter
+from cap_exporter.identities import Identities, Pods
+from cap_exporter.ledger import Ledger
+from cap_exporter.self_stats import SelfStats
+from cap_exporter.sources.choose import make_source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be configured of counting and naming. Times in seconds."""
+
+    source: str = "auto"
+    attach: str | None = None
+    btf: Path | None = None
+    counters: int = 32768
+    cgroup_root: Path | None = None
+    drain_interval: float = 5.0
+    retention: float = 600.0
+    max_series: int = 100_000
+    pod_patience: float = 60.0
+    paced: bool = True
+    """A recording is played at its own speed, not all at once."""
+
+    @property
+    def live(self) -> bool:
+        """This host is looked at, not a recording."""
+        return not self.source.startswith("replay:")
+
+
+def hierarchies_for(settings: Settings) -> Hierarchies:
+    """The host's cgroup hierarchies; none for a recording, which brings its own cgroups."""
+    if not settings.live:
+        return Hierarchies(Mode.V2, ())
+    hierarchies = discover(cgroup_root=settings.cgroup_root)
+    for warning in hierarchies.warnings:
+        log.warning("%s", warning)
+    return hierarchies
+
+
+def make_tree(settings: Settings, hierarchies: Hierarchies) -> CgroupTree:
+    return CgroupTree(hierarchies, retention=max(settings.retention, 60.0))
+
+
+def make_exporter(settings: Settings, pods: Pods | None = None) -> tuple[Exporter, Ledger]:
+    """Nothing is loaded or read before Exporter.open()."""
+    hierarchies = hierarchies_for(settings)
+    tree = make_tree(settings, hierarchies)
+    source = make_source(
+        settings.source,
+        hierarchies,
+        attach=settings.attach,
+        btf=settings.btf,
+        counters=settings.counters,
+        paced=settings.paced,
+    )
+    ledger = Ledger(max_series=settings.max_series, retention=settings.retention)
+    identities = Identities(tree, pods, patience=settings.pod_patience)
+    exporter = Exporter(
+        source, tree, identities, ledger, SelfStats(), interval=settings.drain_interval
+    )
+    return exporter, ledger

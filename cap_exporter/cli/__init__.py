@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. Each command is a module of its own, imported when it is asked for: what a
+command does not need must not cost memory or time."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from pathlib import Path
+
+import click
+
+import cap_exporter
+from cap_exporter.config import ConfigError, read_config
+from cap_exporter.model import SourceError
+
+#: Command → (module below this package, its one-line help).
+COMMANDS = {
+    "run": "Count, resolve, serve: the exporter.",
+    "profile": "What containers use and are denied.",
+    "record": "Write what a source gives to a file.",
+    "doctor": "What works on this host, what does not, why, and what to do.",
+}
+
+EXIT_NO = 1
+EXIT_USAGE = 2
+EXIT_CANNOT = 3
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"cap_exporter.cli.{name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done; 1 the answer is no, or nothing was found; 2 wrong usage or "
+    "configuration; 3 this host cannot do it.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="CAP_EXPORTER_CONFIG",
+    show_envvar=True,
+    help="YAML file with a key for each option, e.g. `drain-interval: 5s`. "
+    "The command line wins over the environment, and that over the file.",
+)
+@click.version_option(cap_exporter.__version__, prog_name="cap-exporter")
+@click.pass_context
+def group(ctx: click.Context, config_file: Path | None) -> None:
+    """Counts the kernel's capability checks: which capabilities workloads use, and which they
+    are refused."""
+    if config_file is None:
+        return
+    known: set[str] = set()
+    for name in COMMANDS:
+        command = group.get_command(ctx, name)
+        known |= {p.name for p in command.params if p.name} if command else set()
+    try:
+        values = read_config(config_file, known)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    ctx.default_map = {name: values for name in COMMANDS}
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        group(prog_name="cap-exporter")
+    except SourceError as error:
+        click.echo(f"cap-exporter: {error}", err=True)
+        click.echo("`cap-exporter doctor` tells more about this host.", err=True)
+        sys.exit(EXIT_CANNOT)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share; each has an environment variable of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cap_exporter.config import parse_duration
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType):
+    """``5s`` → 5.0 seconds, not shorter than ``at_least`` seconds."""
+
+    name = "duration"
+
+    def __init__(self, at_least: float = 0.0) -> None:
+        self._at_least = at_least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds < self._at_least:
+            self.fail(f"{value} is too short: at least {self._at_least:g}s", param, ctx)
+        return seconds
+
+
+class PowerOfTwo(click.ParamType):
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        if not 8 <= number <= 1 << 22 or number & (number - 1):
+            self.fail(f"{value} is not a power of two from 8 to {1 << 22}", param, ctx)
+        return number
+
+
+class SourceSpec(click.ParamType):
+    """``auto``, ``libbpf``, ``bcc`` or ``replay:FILE``."""
+
+    name = "source"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text in ("auto", "libbpf", "bcc") or (text.startswith("replay:") and text[7:]):
+            return text
+        self.fail(f"{text!r} is no source: use auto, libbpf, bcc or replay:FILE", param, ctx)
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """click.option with the environment variable CAP_EXPORTER_<NAME>."""
+    name = names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("envvar", f"CAP_EXPORTER_{name}")
+    settings.setdefault("show_envvar", True)
+    settings.setdefault("show_default", True)
+    return click.option(*names, **settings)
+
+
+def source_options(function: F) -> F:
+    """How checks are counted."""
+    for decorate in reversed(
+        (
+            option(
+                "--source",
+                type=SourceSpec(),
+                default="auto",
+                help="Where checks come from: libbpf (needs the kernel's BTF), bcc (needs its "
+                "headers), auto (the first that works) or replay:FILE (what `record` wrote).",
+            ),
+            option(
+                "--attach",
+                type=click.Choice(["tp_btf", "fexit", "kprobe"]),
+                help="Force one way to attach. Default: the first that loses nothing here.",
+            ),
+            option(
+                "--btf",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="BTF file of this kernel, where it has none in /sys/kernel/btf.",
+            ),
+            option(
+                "--counters",
+                type=PowerOfTwo(),
+                default=32768,
+                help="Counters per table in the kernel, 16 bytes each. There is a table per CPU, "
+                "up to 8.",
+            ),
+            option(
+                "--cgroup-root",
+                type=click.Path(file_okay=False, path_type=Path),
+                help="Where the host's /sys/fs/cgroup is mounted, if not there.",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def log_options(function: F) -> F:
+    return option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        help="How much to write to standard error.",
+    )(function)
+
+
+def set_up_logging(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cap-exporter record`: write what a source gives to a file."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cap_exporter.assembly import Settings, hierarchies_for, make_tree
+from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+from cap_exporter.model import CgroupChange, CgroupEvent, Drain
+from cap_exporter.signals import stop_on_signals
+from cap_exporter.sources.choose import make_source
+from cap_exporter.sources.recording import Header, Writer
+
+
+@click.command(
+    "record", epilog="Play it back with `cap-exporter profile --source replay:FILE`, or with run."
+)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@option("--for", "duration", type=Duration(0.1), envvar="CAP_EXPORTER_FOR",
+        help="Stop after this time. Default: Ctrl-C.")
+@option("--drain-interval", type=Duration(0.05), default="1s", help="Time between two records.")
+@source_options
+@log_options
+def command(
+    file: Path, duration: float | None, drain_interval: float, log_level: str, **source: Any
+) -> None:
+    """Write every drain of the source to FILE (JSON lines; compressed if it ends in .gz)."""
+    set_up_logging(log_level)
+    settings = Settings(**source)
+    hierarchies = hierarchies_for(settings)
+    probe = make_source(
+        settings.source, hierarchies, attach=settings.attach, btf=settings.btf,
+        counters=settings.counters,
+    )
+    stop = stop_on_signals()
+    info = probe.open()
+    tree = make_tree(settings, hierarchies)
+    tree.scan()
+    checks = 0
+    try:
+        with Writer(file, Header(info, time.time(), platform.release())) as writer:
+            # The cgroups that were there before, so that a replay can name them.
+            writer.write(Drain(time=time.time(), cgroup_events=[
+                CgroupEvent(CgroupChange.CREATED, key, path) for key, path in tree.items()
+            ]))
+            deadline = None if duration is None else time.monotonic() + duration
+            while True:
+                left = None if deadline is None else deadline - time.monotonic()
+                wait = drain_interval if left is None else min(drain_interval, max(left, 0))
+                ended = stop.wait(wait) or (left is not None and left <= drain_interval)
+                drain = probe.drain()
+                checks += sum(count for _, count in drain.increments)
+                writer.write(drain)
+                if ended:
+                    break
+    except OSError as error:
+        click.echo(f"cap-exporter: cannot write {file}: {error.strerror or error}", err=True)
+        sys.exit(1)
+    finally:
+        probe.close()
+    click.echo(f"{checks} checks recorded in {file}", err=True)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file: YAML with one key per command-line option."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class ConfigError(Exception):
+    """The file cannot be used; the text names the file, the key and what would be right."""
+
+
+def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
+    """Option values by parameter name (``drain_interval``). Keys may be written with dashes or
+    underscores. Raises ConfigError."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must be a mapping of options to values, e.g. `listen: ':10838'`")
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
+            raise ConfigError(f"{path}: unknown key {key!r}{hint}")
+        if isinstance(value, dict):
+            raise ConfigError(f"{path}: the value of {key!r} must not be a mapping")
+        values[name] = value
+    return values
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``5s``, ``250ms``, ``1h30m``, ``2d`` or a plain number. Raises ValueError."""
+    text = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|[smhd]))+", text):
+        raise ValueError(f"{text!r} is not a duration: write e.g. 5s, 250ms, 10m or 1h30m")
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text)
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

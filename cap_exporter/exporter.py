@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: drain the source, name the cgroups, count in the ledger."""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cap_exporter.identities import Identities, Row
+from cap_exporter.ledger import Ledger
+from cap_exporter.model import (
+    CgroupChange,
+    CgroupEvent,
+    CgroupKey,
+    Drain,
+    Source,
+    SourceError,
+    SourceInfo,
+)
+from cap_exporter.self_stats import SelfStats
+
+log = logging.getLogger(__name__)
+
+#: News of cgroups wake the loop; no more often than this, seconds.
+NEWS_SPACING = 0.25
+
+#: Containers that came and went between two of these are named by their events alone, seconds.
+_EXPIRE_EVERY = 15.0
+
+
+class Tree(Protocol):
+    """The part of cgroups.tree.CgroupTree that the loop drives."""
+
+    def scan(self) -> None: ...
+    def apply(self, events: Sequence[CgroupEvent]) -> None: ...
+    def rescan(self) -> Sequence[CgroupKey]: ...
+    def path(self, key: CgroupKey) -> str | None: ...
+    def is_removed(self, key: CgroupKey) -> bool: ...
+
+
+class Exporter:
+    """Owns the source and the one thread that counts.
+
+    open() and run() belong to the same thread. ``listeners`` get every drain (a recorder), on that
+    thread; one that fails is told so and left out from then on.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tree: Tree,
+        identities: Identities,
+        ledger: Ledger,
+        stats: SelfStats | None = None,
+        *,
+        interval: float = 5.0,
+    ) -> None:
+        self._source = source
+        self._tree = tree
+        self._identities = identities
+        self._ledger = ledger
+        self.stats = stats or SelfStats()
+        self._interval = interval
+        self._stop = threading.Event()
+        self._waker, self._wake = _pipe()
+        self._last_drain = time.monotonic()
+        self._next_expiry = 0.0
+        self.opened = threading.Event()
+
+    def open(self) -> SourceInfo:
+        """Counting has begun when this returns. Raises SourceError."""
+        info = self._source.open()
+        self.stats.source = info
+        # After attaching: what is created from now on is told by events, what was there is found.
+        self._tree.scan()
+        self._last_drain = time.monotonic()
+        self.opened.set()
+        return info
+
+    def stop(self) -> None:
+        """End run() soon, after one more drain. From any thread or a signal handler."""
+        self._stop.set()
+        self._wake()
+
+    def seconds_since_drain(self) -> float:
+        """How long ago the last drain ended: the loop is stuck when this grows."""
+        return time.monotonic() - self._last_drain
+
+    def run(self) -> None:
+        """Drain until stop(), then drain once more and close the source."""
+        try:
+            while not self._stop.is_set():
+                self.step()
+                self._wait()
+            self.step()
+            self._count(list(self._identities.flush()), time.time())
+        finally:
+            self._source.close()
+
+    def play_to_end(self) -> None:
+        """Drain once, take what waits, close: for a recording that is to be read as a whole."""
+        try:
+            self.step()
+            self._count(list(self._identities.flush()), time.time())
+        finally:
+            self._source.close()
+
+    def step(self) -> Drain:
+        """One drain, all the way into the ledger. Returns what the source gave."""
+        began = time.monotonic()
+        drain = self._source.drain()
+        self._tree.apply(drain.cgroup_events)
+        removed = [e.cgroup for e in drain.cgroup_events if e.change is CgroupChange.REMOVED]
+        if drain.cgroup_events_lost:
+            log.warning(
+                "%d cgroup events were lost (the ring was full): reading the cgroup file system",
+                drain.cgroup_events_lost,
+            )
+            removed += self._tree.rescan()
+        self._count(list(self._identities.rows(drain.increments, began)), drain.time)
+        # A dying process may be counted after its cgroup was removed: its slots go now.
+        removed += {
+            key.cgroup for key, _ in drain.increments if self._tree.is_removed(key.cgroup)
+        }.difference(removed)
+        if removed:
+            for cgroup in removed:
+                self._ledger.gone(cgroup, drain.time)
+            self._source.release(removed)
+            self._identities.forget(removed)
+        if began >= self._next_expiry:
+            self._ledger.expire(drain.time)
+            self._next_expiry = began + _EXPIRE_EVERY
+        self.stats.unresolved_cgroups = self._identities.unresolved
+        self._last_drain = time.monotonic()
+        self.stats.drained(drain, self._last_drain - began)
+        return drain
+
+    def _count(self, rows: Sequence[Row], at: float) -> None:
+        self._ledger.apply(((row.identity, row.key, row.checks) for row in rows), at)
+
+    def _wait(self) -> None:
+        """Until the next drain is due, sooner when cgroups came or went or stop() was called."""
+        deadline = self._last_drain + self._interval
+        event_fd = getattr(self._source, "event_fd", None)
+        if event_fd is not None and self._interval > NEWS_SPACING:
+            if self._ready([], NEWS_SPACING):
+                return
+            self._ready([event_fd], deadline - time.monotonic())
+        else:
+            self._ready([], deadline - time.monotonic())
+
+    def _ready(self, fds: Sequence[int], timeout: float) -> bool:
+        """Wait for one of ``fds`` or for stop(). True: stop() was called."""
+        select.select([*fds, self._waker], [], [], max(timeout, 0))
+        return self._stop.is_set()
+
+
+def _pipe() -> tuple[int, Callable[[], None]]:
+    import os
+
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def wake() -> None:
+        try:
+            os.write(writer, b".")
+        except BlockingIOError:
+            pass
+
+    return reader, wake
+
+
+__all__ = ["Exporter", "SourceError", "Tree"]

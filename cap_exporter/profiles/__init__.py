@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What containers use and are denied, from the ledger's counts."""

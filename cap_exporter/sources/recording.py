@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file that `record` writes and `--source replay:FILE` reads: what a source gave, line by line.
+
+JSON lines, gzip-compressed where the name ends in .gz. The first line describes the recording,
+each later one is a drain:
+
+    {"format": "cap-exporter recording", "version": 1, "source": "libbpf", "attach": "tp_btf", …}
+    {"time": 1700000000.0, "increments": [[hierarchy, cgroup, capability, verdict, user_namespace,
+     class, checks], …], "cgroups": [["created", hierarchy, cgroup, path], …], …}
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Self
+
+from cap_exporter.model import (
+    CgroupChange,
+    CgroupEvent,
+    CgroupKey,
+    CheckClass,
+    CheckKey,
+    Drain,
+    SourceInfo,
+    UserNamespace,
+    Verdict,
+)
+
+FORMAT = "cap-exporter recording"
+VERSION = 1
+
+#: A line longer than this is no line of ours, bytes.
+_LINE_LIMIT = 64 << 20
+
+
+class RecordingError(Exception):
+    """The file is not a recording that can be read; the text names file, line and fault."""
+
+
+class Header(NamedTuple):
+    info: SourceInfo
+    time: float
+    kernel: str
+
+
+def _opened(path: Path, mode: str) -> IO[str]:
+    # Surrogates stand for bytes of a cgroup's name; JSON writes them as \udcXX.
+    if path.suffix == ".gz":
+        return gzip.open(path, mode + "t", encoding="utf-8")  # type: ignore[return-value]
+    return path.open(mode, encoding="utf-8")
+
+
+class Writer:
+    """Writes drains as they come; each is on disk (in the page cache) when write() returns."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        """Raises OSError."""
+        self._file = _opened(path, "w")
+        self._line(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "source": header.info.source,
+                "attach": header.info.attach,
+                "time": header.time,
+                "kernel": header.kernel,
+            }
+        )
+
+    def write(self, drain: Drain) -> None:
+        """Raises OSError, e.g. for a full disk; what was written before stays readable."""
+        self._line(
+            {
+                "time": drain.time,
+                "increments": [
+                    [*key.cgroup, key.capability, key.verdict, key.user_namespace, key.check_class, n]
+                    for key, n in drain.increments
+                ],
+                "cgroups": [[e.change, *e.cgroup, e.path] for e in drain.cgroup_events],
+                "cgroup_events_lost": drain.cgroup_events_lost,
+                "missed": dict(drain.missed),
+                "slots_used": drain.slots_used,
+                "slots_total": drain.slots_total,
+            }
+        )
+
+    def _line(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Reader:
+    """Reads a recording. A cut last line (the recorder was killed) ends it without an error."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises RecordingError."""
+        self._path = path
+        try:
+            self._file = _opened(path, "r")
+            first = self._next_line()
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise RecordingError(f"cannot read the recording {path}: {error}") from error
+        self._number = 1
+        record = self._parse(first)
+        if record is None or record.get("format") != FORMAT:
+            raise RecordingError(
+                f"{path} is not a recording: its first line has no "
+                f'"format": "{FORMAT}" (`cap-exporter record FILE` writes one)'
+            )
+        if record.get("version") != VERSION:
+            raise RecordingError(
+                f"{path} is a recording of version {record.get('version')!r}; "
+                f"this program reads version {VERSION}"
+            )
+        self.header = Header(
+            SourceInfo(str(record.get("source", "")), str(record.get("attach", ""))),
+            _number(record.get("time", 0)),
+            str(record.get("kernel", "")),
+        )
+
+    def drains(self) -> Iterator[Drain]:
+        """Raises RecordingError where a line is not what it should be."""
+        while True:
+            self._number += 1
+            try:
+                line = self._next_line()
+            except EOFError:
+                return  # a gzip stream that was cut
+            except (OSError, UnicodeDecodeError) as error:
+                raise RecordingError(f"{self._path}, line {self._number}: {error}") from error
+            if not line:
+                return
+            record = self._parse(line)
+            if record is None:
+                if not line.endswith("\n"):
+                    return
+                raise RecordingError(f"{self._path}, line {self._number}: not a JSON object")
+            try:
+                yield _drain(record)
+            except (KeyError, TypeError, ValueError) as error:
+                raise RecordingError(
+                    f"{self._path}, line {self._number}: not a drain ({error!r})"
+                ) from error
+
+    def _next_line(self) -> str:
+        return self._file.readline(_LINE_LIMIT)
+
+    @staticmethod
+    def _parse(line: str) -> dict[str, Any] | None:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"a number was expected, not {value!r}")
+    return float(value)
+
+
+def _count(value: Any, at_most: int = 1 << 64) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < at_most:
+        raise ValueError(f"a whole number of 0 or more was expected, not {value!r}")
+    return value
+
+
+def _cgroup(hierarchy: Any, number: Any) -> CgroupKey:
+    if hierarchy == -1:
+        return CgroupKey(-1, _count(number))
+    return CgroupKey(_count(hierarchy), _count(number))
+
+
+def _drain(record: dict[str, Any]) -> Drain:
+    increments = []
+    for hierarchy, cgroup, capability, verdict, namespace, check_class, count in record[
+        "increments"
+    ]:
+        key = CheckKey(
+            _cgroup(hierarchy, cgroup),
+            _count(capability, 128),
+            Verdict(verdict),
+            UserNamespace(namespace),
+            CheckClass(check_class),
+        )
+        increments.append((key, _count(count)))
+    events = []
+    for change, hierarchy, cgroup, path in record["cgroups"]:
+        if not isinstance(path, str):
+            raise ValueError(f"a path was expected, not {path!r}")
+        events.append(CgroupEvent(CgroupChange(change), _cgroup(hierarchy, cgroup), path))
+    return Drain(
+        time=_number(record["time"]),
+        increments=increments,
+        cgroup_events=events,
+        cgroup_events_lost=_count(record.get("cgroup_events_lost", 0)),
+        missed={str(k): _count(v) for k, v in dict(record.get("missed", {})).items()},
+        slots_used=_count(record.get("slots_used", 0)),
+        slots_total=_count(record.get("slots_total", 0)),
+    )
