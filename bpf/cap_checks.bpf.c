@@ -51,7 +51,8 @@ static __always_inline enum check_class classify(bool direct, struct task_struct
 		return CLASS_NOAUDIT;
 	if (check->denied) {
 		second = way_round(check->cap);
-		if (second >= 0 && holds(check->cred, check->target, second))
+		if (second >= 0 &&
+		    holds(address_of(check->cred), address_of(check->target), second))
 			return CLASS_ALTERNATIVE;
 	}
 	return audit == AUDIT_UNKNOWN ? CLASS_UNCLASSIFIED : CLASS_MEANINGFUL;
@@ -143,7 +144,7 @@ static __always_inline int on_kprobe(bool table, struct pt_regs *regs)
 		.audit_argument = (__u32)PT_REGS_PARM4(regs),
 	};
 
-	check.denied = !holds(check.cred, check.target, check.cap);
+	check.denied = !holds((__u64)check.cred, (__u64)check.target, check.cap);
 	return on_check(false, table, &check);
 }
 

@@ -79,7 +79,7 @@ static __always_inline __u64 cgroup_id(bool direct, struct cgroup *cgroup)
 }
 
 /* The most specific wins: a container's cgroup, else the latest created, else v1 before v2. */
-static __noinline __u32 choose(__u64 pids, __u64 memory, __u64 v2)
+__noinline int choose(__u64 pids, __u64 memory, __u64 v2)
 {
 	__u64 ids[3] = { scoped(pids, HIERARCHY_PIDS), scoped(memory, HIERARCHY_MEMORY),
 			 scoped(v2, HIERARCHY_V2) };

@@ -31,7 +31,8 @@ static __always_inline bool in_range(__u64 address, const volatile struct text_r
 	return address >= range->start && address < range->end;
 }
 
-static __noinline int compare_caller(__u64 caller)
+/* Global, like holds() below, so that the verifier looks at it once. */
+__noinline int compare_caller(__u64 caller)
 {
 	int i;
 
@@ -148,10 +149,15 @@ static __always_inline enum audit audit_from_argument(__u64 argument)
 	return AUDIT_UNKNOWN;
 }
 
-/* What cap_capable() answers (security/commoncap.c, 6.18), from the same data: 1 allowed. */
-static __noinline int holds(const struct cred *cred, struct user_namespace *target, int cap)
+/*
+ * What cap_capable() answers (security/commoncap.c, 6.18), from the same data: 1 allowed.
+ * @of is a struct cred, @target a struct user_namespace.
+ */
+__noinline int holds(__u64 of, __u64 target, int cap)
 {
-	struct user_namespace *ns = target, *own = BPF_CORE_READ(cred, user_ns), *parent;
+	const struct cred *cred = (void *)of;
+	struct user_namespace *ns = (void *)target, *parent;
+	struct user_namespace *own = BPF_CORE_READ(cred, user_ns);
 	int i, own_level = BPF_CORE_READ(own, level);
 	__u64 effective = 0;
 
@@ -159,8 +165,8 @@ static __noinline int holds(const struct cred *cred, struct user_namespace *targ
 		if (ns == own) {
 			/* u32[2] or u64 by version: the same eight bytes. */
 			bpf_probe_read_kernel(&effective, sizeof(effective),
-					      (void *)cred + bpf_core_field_offset(
-								     struct cred, cap_effective));
+					      (void *)of + bpf_core_field_offset(
+								   struct cred, cap_effective));
 			return effective >> (cap & 63) & 1;
 		}
 		if (BPF_CORE_READ(ns, level) <= own_level)

@@ -31,4 +31,14 @@ struct cap_state state SEC(".bss.state") = {};
 		__value;                                                                           \
 	})
 
+/* A pointer's value as a number, which is all that a global function takes from a typed one. */
+static __always_inline __u64 address_of(const void *pointer)
+{
+	const void *volatile spilled = pointer;
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)&spilled);
+	return value;
+}
+
 #endif /* __COMMON_BPF_H__ */

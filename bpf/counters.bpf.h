@@ -65,7 +65,7 @@ static __always_inline void count_overflow(__u64 key, __u64 *reason)
 }
 
 /* The key is not in its first bucket: look on, else claim a slot. */
-static __noinline int count_slow(__u64 key, __u32 shard)
+__noinline int count_slow(__u64 key, __u32 shard)
 {
 	__u64 hash = mix(key);
 	struct bucket *bucket;
