@@ -54,14 +54,18 @@ class Kernel:
     suites: tuple[str, ...]
     variant: str = ""
     """In front of the architecture in the package's name, e.g. ``rt-``."""
+    ways: tuple[str, ...] = ("fexit", "kprobe")
+    """The ways to attach that it must offer; each is tried by itself."""
+    dynamic_preemption: bool = True
+    """Whether ``preempt=`` on its command line chooses how far it preempts itself (since 5.12)."""
 
 
 KERNELS = (
-    Kernel("5.10", "5.10.", ("bullseye", "bullseye-security")),
+    Kernel("5.10", "5.10.", ("bullseye", "bullseye-security"), dynamic_preemption=False),
     Kernel("6.1", "6.1.", ("bookworm", "bookworm-security")),
     Kernel("6.12", "6.12.", ("trixie", "trixie-security")),
     Kernel("6.12-rt", "6.12.", ("trixie", "trixie-security"), "rt-"),
-    Kernel("7", "7.", ("trixie-backports",)),
+    Kernel("7", "7.", ("trixie-backports",), ways=("tp_btf", "fexit", "kprobe")),
 )
 
 

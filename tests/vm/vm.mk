@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The tests on other kernels, in virtual machines without hardware virtualization. The main Makefile
+# includes this.
+#
+#   VM_KERNELS='6.1 6.12'   only these (python -m tests.vm.kernels --list); default: all but -rt
+#   VM_ARGS='…'             more arguments for tests.vm.matrix, e.g. --attach kprobe
+
+.PHONY: test-vm vm-packages
+VM_KERNELS ?=
+VM_ARGS ?=
+
+test-vm: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages vm-packages ## Run the kernel tests on Debian's other kernels (root; fetches some 90 MB a kernel, once)
+	@$(BIN)/python -m pytest tests/vm
+	@$(BIN)/python -m tests.vm.matrix $(VM_ARGS) $(VM_KERNELS)
+
+vm-packages:
+	@tools/system-packages.sh tests/vm/packages.txt
