@@ -59,6 +59,11 @@ class Kernel:
     dynamic_preemption: bool = True
     """Whether ``preempt=`` on its command line chooses how far it preempts itself (since 5.12)."""
 
+    def ways_on(self, architecture: str) -> tuple[str, ...]:
+        """arm64 has no fexit of kernel functions before 6.4 (commit 2aa6ac03516d)."""
+        late = architecture == "arm64" and self.series in {"5.10.", "6.1."}
+        return tuple(way for way in self.ways if not (late and way == "fexit"))
+
 
 KERNELS = (
     Kernel("5.10", "5.10.", ("bullseye", "bullseye-security"), dynamic_preemption=False),

@@ -82,9 +82,13 @@ class Boot:
     hidden: tuple[str, ...] = ()
     """Directories that are empty in the guest, e.g. /sys/kernel/btf."""
     root: Path = Path("/")
-    """The root file system; another one for another architecture."""
-    busybox: Path | None = None
-    """A static one of the architecture. Default: this machine's."""
+    """The root file system; another one (root.py) for another architecture. The directories that
+    a command needs are this machine's all the same."""
+
+    @property
+    def foreign(self) -> bool:
+        """Its root is not this machine's."""
+        return self.root != Path("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,32 @@ def run(
     ``console``: where to write the kernel's log. ``exchange``: a directory that the command can
     write to, as /run/vm/exchange; its files are here afterwards.
     Raises MachineError where there is no exit status: no boot, a panic, or the time ran out.
+    A machine that went off before the command began is started once more: one of some 70 boots
+    died in its first two seconds, in the emulated timer interrupt, and none twice.
     """
+    arguments = (boot, command, directory, timeout, environment, needed, output, console, exchange)
+    try:
+        return _run(*arguments)
+    except _NeverUp as error:
+        print(f"vm: starting once more, since {error}", file=sys.stderr)
+        return _run(*arguments)
+
+
+class _NeverUp(MachineError):
+    """It went off by itself before the command began."""
+
+
+def _run(
+    boot: Boot,
+    command: Sequence[str],
+    directory: Path,
+    timeout: float,
+    environment: Mapping[str, str],
+    needed: Sequence[Path],
+    output: Callable[[bytes], object],
+    console: Path | None,
+    exchange: Path | None,
+) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="cap-exporter-vm-") as temporary:
         work = Path(temporary)
         shared = work / "shared"
@@ -131,6 +160,9 @@ def run(
         write_initramfs(boot, work / "initramfs")
         # To mount the kernel's on; a machine without kernel packages has none.
         (boot.root / "lib/modules").mkdir(exist_ok=True)
+        if boot.foreign:
+            for path in (directory, boot.kernel.directory, *needed):
+                boot.root.joinpath(*path.parts[1:]).mkdir(parents=True, exist_ok=True)
         log = work / "console"
         started = time.monotonic()
         ended = _emulate(emulator_command(boot, work), timeout, output)
@@ -146,7 +178,8 @@ def run(
             first = next((at for at, line in enumerate(lines) if COMPLAINT.search(line)), None)
             words = lines[-15:] if first is None else lines[first : first + 30]
             how = f"was ended after {timeout:g} s" if ended.timed_out else "went off"
-            raise MachineError(
+            never_up = not (shared / "booted").exists() and not ended.timed_out and text
+            raise (_NeverUp if never_up else MachineError)(
                 f"Linux {boot.kernel.release} {how}, before the command had come to its end.\n"
                 f"{ended.said}The kernel's log says:\n" + "\n".join(words)
             )
@@ -178,6 +211,8 @@ def emulator_command(boot: Boot, work: Path) -> list[str]:
         f"local,path={_comma(boot.root)},mount_tag=root,security_model=none,readonly=on,"
         "multidevs=remap",
         *("-virtfs", f"local,path={_comma(work / 'shared')},mount_tag=vm,security_model=none"),
+        "-virtfs",
+        "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
         *("-device", "virtio-serial-pci"),
         *("-chardev", "file,id=output,path=/proc/self/fd/1"),
         *("-device", "virtserialport,chardev=output,name=output"),
@@ -250,6 +285,7 @@ def _write_guest(
     settings = {
         "kernel": shlex.quote(str(boot.kernel.directory)),
         "release": shlex.quote(boot.kernel.release),
+        "foreign": "yes" if boot.foreign else "",
         "cgroups": boot.cgroups,
         "hidden": f"({shlex.join(boot.hidden)})",
         "needed": f"({shlex.join(dict.fromkeys(paths))})",
@@ -265,14 +301,14 @@ def _write_guest(
 
 def write_initramfs(boot: Boot, to: Path) -> None:
     """The initial ramdisk: busybox, the modules that the root file system takes, guest/init.sh."""
-    busybox = boot.busybox or Path(shutil.which("busybox") or "/bin/busybox")
+    busybox = boot.root / "bin/busybox" if boot.foreign else Path(shutil.which("busybox") or "")
     with tempfile.TemporaryDirectory(prefix="cap-exporter-initramfs-") as temporary:
         tree = Path(temporary)
         for name in ("bin", "dev", "proc", "modules", "newroot"):
             (tree / name).mkdir()
         try:
             shutil.copy(busybox, tree / "bin/busybox")
-        except FileNotFoundError:
+        except OSError:
             raise MachineError("no busybox here (package busybox-static)") from None
         (tree / "bin/sh").symlink_to("busybox")
         names = []

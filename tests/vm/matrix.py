@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from tests.vm.archive import ArchiveError
 from tests.vm.kernels import KERNELS, Kernel, UnknownKernel, default_cache, fetch, find
 from tests.vm.machine import Boot, Cgroups, MachineError, run
-from tests.vm.run import ROOT, environment, needed_directories
+from tests.vm.root import fetch_root
+from tests.vm.run import NATIVE, ROOT, environment, needed_directories
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +42,7 @@ class Cell:
     cgroups: Cgroups = "v2"
     preempt: str = ""
     """For the kernel's command line; empty: as it was built."""
+    architecture: str = NATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,15 @@ class Result:
         return self.passed > 0 and not self.failed
 
 
-def cells(kernels: Iterable[Kernel]) -> Iterator[Cell]:
-    """Each way by itself on pure cgroup v2, then what differs by layout and by preemption."""
+def cells(kernels: Iterable[Kernel], architecture: str = NATIVE) -> Iterator[Cell]:
+    """Each way by itself on pure cgroup v2, then what differs by layout and by preemption. Of
+    another architecture than this machine's only what depends on it."""
     for kernel in kernels:
-        for way in kernel.ways:
+        if architecture != NATIVE:
+            for way in kernel.ways_on(architecture):
+                yield Cell(kernel, attach=way, architecture=architecture)
+            continue
+        for way in kernel.ways_on(architecture):
             yield Cell(kernel, attach=way)
         yield Cell(kernel, source="bcc")
         yield Cell(kernel, cgroups="v1")
@@ -80,7 +87,9 @@ def run_cell(
 ) -> Result:
     """Boot and test. What goes wrong is in the result, nothing is raised."""
     try:
-        tree = fetch(cell.kernel, cache)
+        tree = fetch(cell.kernel, cache, cell.architecture)
+        foreign = cell.architecture != NATIVE
+        root = fetch_root(cache, cell.architecture) if foreign else Path("/")
     except ArchiveError as error:
         return Result(cell, failed=(f"no kernel: {error}",))
     more = {"CAP_EXPORTER_SOURCE": cell.source}
@@ -92,17 +101,18 @@ def run_cell(
             outcome = run(
                 Boot(
                     tree,
+                    root=root,
                     cgroups=cell.cgroups,
                     cpus=2,
                     parameters=(f"preempt={cell.preempt}",) if cell.preempt else (),
                 ),
                 [
-                    *("python", "-m", "pytest", "-q", "--tb=short"),
+                    *("python3", "-m", "pytest", "-q", "--tb=short"),
                     *("--junitxml=/run/vm/exchange/junit.xml", *tests),
                 ],
                 directory=ROOT,
                 timeout=timeout,
-                environment=environment(ROOT, more),
+                environment=environment(ROOT, more, foreign=foreign),
                 needed=needed_directories(ROOT),
                 console=console,
                 exchange=exchange,
@@ -189,6 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="only lines with this source")
     parser.add_argument("--attach", help="only lines with this way to attach; auto: none forced")
     parser.add_argument("--cgroups", help="only lines with this layout")
+    parser.add_argument(
+        "--architecture",
+        action="append",
+        choices=("amd64", "arm64"),
+        help="may be given more than once; default: this machine's",
+    )
     parser.add_argument("--tests", nargs="+", default=["tests/kernel"], metavar="PATH")
     parser.add_argument("--timeout", type=float, default=600, help="seconds a line; default 600")
     parser.add_argument("--cache", type=Path, default=default_cache())
@@ -200,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     wanted = [
         cell
-        for cell in cells(kernels)
+        for architecture in asked.architecture or [NATIVE]
+        for cell in cells(kernels, architecture)
         if asked.source in {None, cell.source}
         and asked.attach in {None, cell.attach}
         and asked.cgroups in {None, cell.cgroups}

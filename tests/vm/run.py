@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,24 +20,34 @@ from typing import TYPE_CHECKING
 from tests.vm.archive import ArchiveError
 from tests.vm.kernels import UnknownKernel, default_cache, fetch, find
 from tests.vm.machine import Boot, MachineError, run
+from tests.vm.root import fetch_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: This machine's architecture, by Debian's name; its root file system is this machine's own.
+NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
 NO_RESULT, NO_START = 124, 125
 
 
-def environment(root: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(
+    root: Path, more: Mapping[str, str] | None = None, *, foreign: bool = False
+) -> dict[str, str]:
     """What a command in the guest has around it: the repository's Python first, and nothing that
-    would write into the read-only root."""
-    path = (
-        *(str(root / ".venv/bin"), str(root / ".tools/bin")),
-        *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"),
-    )
+    would write into the read-only root. ``foreign``: the guest's Python is of another
+    architecture; it gets those packages of the virtual environment that are pure Python."""
+    path = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+    packages = [str(root)]
+    if foreign:
+        packages += map(str, root.glob(".venv/lib/python3.*/site-packages"))
+    else:
+        path = [str(root / ".venv/bin"), str(root / ".tools/bin"), *path]
     return {
         "PATH": ":".join(path),
+        "PYTHONPATH": ":".join(packages),
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -90,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="gets what the command writes to /run/vm/exchange",
     )
     parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--architecture", choices=("amd64", "arm64"), default=NATIVE)
     parser.add_argument("kernel")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     asked = parser.parse_args(arguments)
@@ -97,9 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no command given")
     more = dict(pair.partition("=")[::2] for pair in asked.set)
     try:
-        tree = fetch(find(asked.kernel), asked.cache)
+        tree = fetch(find(asked.kernel), asked.cache, asked.architecture)
+        foreign = asked.architecture != NATIVE
         boot = Boot(
             tree,
+            root=fetch_root(asked.cache, asked.architecture) if foreign else Path("/"),
             cgroups=asked.cgroups,
             cpus=asked.cpus,
             memory_mib=asked.memory,
@@ -115,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asked.command,
             directory=ROOT,
             timeout=asked.timeout,
-            environment=environment(ROOT, more),
+            environment=environment(ROOT, more, foreign=foreign),
             needed=needed_directories(ROOT),
             output=write,
             console=asked.console,

@@ -133,3 +133,11 @@ def test_time_that_runs_out_is_an_error_that_says_so(kernel: KernelTree) -> None
 def test_a_panic_is_an_error_with_the_kernels_words(kernel: KernelTree) -> None:
     with pytest.raises(MachineError, match="Kernel panic"):
         shell(Boot(kernel, parameters=("sysrq_always_enabled",)), "echo c >/proc/sysrq-trigger")
+
+
+def test_a_machine_that_never_comes_up_is_an_error_after_a_second_try(
+    kernel: KernelTree, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(MachineError, match="no module 9p"):
+        shell(Boot(kernel, parameters=("module_blacklist=9p",)), "true")
+    assert "starting once more" in capfd.readouterr().err
