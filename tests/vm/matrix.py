@@ -113,7 +113,7 @@ def run_cell(
                 directory=ROOT,
                 timeout=timeout,
                 environment=environment(ROOT, more, foreign=foreign),
-                needed=needed_directories(ROOT),
+                needed=needed_directories(ROOT, foreign=foreign),
                 console=console,
                 exchange=exchange,
             )

@@ -58,8 +58,10 @@ def environment(
     }
 
 
-def needed_directories(root: Path) -> tuple[Path, ...]:
+def needed_directories(root: Path, *, foreign: bool = False) -> tuple[Path, ...]:
     """The repository, and the installation that its virtual environment's Python is from."""
+    if foreign:
+        return (root,)
     python = root / ".venv/bin/python"
     home = python.resolve().parents[1] if python.exists() else Path(sys.base_prefix)
     return (root, home)
@@ -130,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directory=ROOT,
             timeout=asked.timeout,
             environment=environment(ROOT, more, foreign=foreign),
-            needed=needed_directories(ROOT),
+            needed=needed_directories(ROOT, foreign=foreign),
             output=write,
             console=asked.console,
             exchange=asked.exchange,
