@@ -31,6 +31,9 @@ DEFAULT = tuple(kernel for kernel in KERNELS if not kernel.variant)
 
 AUTO = "auto"
 
+#: What runs in each machine.
+TESTS = ("tests/kernel", "tests/vm/inside")
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -205,7 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=("amd64", "arm64"),
         help="may be given more than once; default: this machine's",
     )
-    parser.add_argument("--tests", nargs="+", default=["tests/kernel"], metavar="PATH")
+    parser.add_argument(
+        "--tests", nargs="+", default=["tests/kernel", "tests/vm/inside"], metavar="PATH"
+    )
     parser.add_argument("--timeout", type=float, default=600, help="seconds a line; default 600")
     parser.add_argument("--cache", type=Path, default=default_cache())
     asked = parser.parse_args(arguments)
