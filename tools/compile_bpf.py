@@ -4,7 +4,7 @@
 
 ``make build`` runs it, and so does hatch_build.py when a wheel or an editable install is made.
 Needs clang, llvm-strip and libbpf's headers, and of Python only the standard library.
-The same sources give the same bytes wherever they are: no path gets into an object.
+The same sources and the same clang give the same bytes in any folder: no path gets into an object.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OBJECTS: Mapping[str, str] = {
 }
 
 #: BCC compiles on the host it runs on: the source itself is shipped, with the header it includes.
-COPIES = (Path("bpf/cap_checks.bcc.c"), Path("bpf/cap_checks.h"))
+COPIES = ("bpf/*.bcc.c", "bpf/cap_checks.h")
 
 #: Debian's packages for what is needed, named in error messages.
 PACKAGES: Mapping[str, str] = {"clang": "clang", "llvm-strip": "llvm"}
@@ -44,8 +44,8 @@ class BuildError(Exception):
 def compile_command(clang: str, target_arch: str, output: Path) -> list[str]:
     """Run it in the repository's root: the paths in it are relative, so that none is recorded.
 
-    -mcpu=v3 (Linux 5.1) has the 32-bit instructions and the atomic operations that return the old value
-    need it; -g is for BTF, from which libbpf relocates field offsets to the running kernel.
+    -mcpu=v3: the atomic operations that return the old value need it (Linux 5.12), and its 32-bit
+    instructions (5.1) spare shifts. -g: BTF, by which libbpf finds the running kernel's offsets.
     """
     return [
         clang,
@@ -107,8 +107,8 @@ def build(root: Path, environ: Mapping[str, str]) -> list[Path]:
         finally:
             partial.unlink(missing_ok=True)
         built.append(output / name)
-    for source in COPIES:
-        shutil.copyfile(root / source, output / source.name)
+    for source in (found for pattern in COPIES for found in sorted(root.glob(pattern))):
+        shutil.copyfile(source, output / source.name)
         built.append(output / source.name)
     return built
 

@@ -20,7 +20,13 @@ fi
 echo "Unpacking Debian's prometheus into $1: the tests scrape with it and check rules with promtool"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-chmod 755 "$work" # apt downloads as its own user
-(cd "$work" && apt-get download -qq prometheus)
-dpkg-deb --extract "$work"/prometheus_*.deb "$work/root"
-mv "$work/root/usr/bin/prometheus" "$work/root/usr/bin/promtool" "$directory/bin/"
+cd "$work"
+packages=(prometheus)
+# A package of its own since Debian 13.
+[[ -z $(apt-cache search --names-only '^promtool$') ]] || packages+=(promtool)
+# As root, apt says that it could not download as a lesser user: nothing to worry about here.
+apt-get -o APT::Sandbox::User=root download -qq "${packages[@]}"
+for package in *.deb; do
+	dpkg-deb --extract "$package" root
+done
+mv root/usr/bin/prometheus root/usr/bin/promtool "$directory/bin/"
