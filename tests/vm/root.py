@@ -41,7 +41,18 @@ def fetch_root(cache: Path, architecture: str) -> Path:
         for name in MERGED:
             (made / "usr" / name).mkdir(parents=True)
             (made / name).symlink_to(f"usr/{name}")
-        for name in ("proc", "sys", "dev", "run", "tmp", "var/tmp", "var/log", "etc", "root"):
+        for name in (
+            "proc",
+            "sys",
+            "dev",
+            "run",
+            "tmp",
+            "var/tmp",
+            "var/log",
+            "etc",
+            "root",
+            "mnt",
+        ):
             (made / name).mkdir(parents=True, exist_ok=True)
         names = archive.with_dependencies(PACKAGES)
         if not names:

@@ -52,7 +52,8 @@ def environment(
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
-        "PYTEST_ADDOPTS": "-p no:cacheprovider",
+        # hypothesis is native code, and the tests of kernels do without.
+        "PYTEST_ADDOPTS": f"-p no:cacheprovider{' -p no:hypothesispytest' if foreign else ''}",
         **({"CI": os.environ["CI"]} if "CI" in os.environ else {}),
         **(more or {}),
     }

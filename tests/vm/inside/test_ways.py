@@ -161,4 +161,4 @@ def test_what_the_kernel_only_probes_for_is_not_meaningful(attach: str | None, s
     noaudit = {key[0] for key in counts if key[3] == CheckClass.NOAUDIT}
     assert {number_of("SYS_PTRACE"), number_of("NET_ADMIN")} <= noaudit
     meant = (number_of("SYS_ADMIN"), "denied", "init", str(CheckClass.MEANINGFUL))
-    assert counts[meant] >= 2
+    assert counts[meant] >= 1
