@@ -26,6 +26,9 @@ PACKAGES = (
 #: Directories of a merged /usr.
 MERGED = ("bin", "sbin", "lib")
 
+#: What is mounted on, and what no package has.
+DIRECTORIES = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "var/log", "etc", "root", "mnt")
+
 
 def fetch_root(cache: Path, architecture: str) -> Path:
     """The root, from the cache or from the archive. Raises ArchiveError."""
