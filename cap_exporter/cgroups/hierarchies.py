@@ -140,7 +140,7 @@ def _placed(
     for mount in candidates:
         try:
             status = mount.point.stat()
-        except OSError:
+        except (OSError, ValueError):
             continue
         if status.st_dev != mount.device:
             # Something else was mounted over it.

@@ -86,7 +86,7 @@ class MountedHierarchy:
                 if not names:
                     trail.pop()
                     if trail:
-                        above = self._up(here, trail[-1][0])
+                        above = self._back(here, trail)
                         os.close(here)
                         here = above
                     continue
@@ -167,6 +167,17 @@ class MountedHierarchy:
             return self._handles.of(directory, name)
         status = os.stat(name, dir_fd=directory) if name else os.fstat(directory)
         return Handle(status.st_ino, 0)
+
+    def _back(self, here: int, trail: list[tuple[Handle, str, list[bytes]]]) -> int:
+        """Open the trail's last directory that is still there; shorten the trail to it."""
+        while True:
+            try:
+                return self._up(here, trail[-1][0])
+            except OSError as error:
+                if error.errno != errno.ESTALE or len(trail) == 1:
+                    raise
+                # Removed meanwhile, so there is nothing left below it.
+                trail.pop()
 
     def _up(self, directory: int, above: Handle) -> int:
         if self._root is not self._mount and self._own is not None:

@@ -175,7 +175,7 @@ def _container(segments: list[str]) -> Reference | None:
             runtime, container_id, role = other
         elif (named := _runtime_and_id(segments, at)) is not None:
             (runtime, role), container_id = named
-            if segment == container_id:
+            if segment.removesuffix(".scope") == container_id:
                 if not parent or parent == "libpod_parent" or _is_kubelet_level(segments, at - 1):
                     continue
                 runtime, role = _BY_PARENT.get(parent, _UNTOLD)

@@ -258,16 +258,15 @@ class CgroupTree:
     def _rename(self, key: CgroupKey, path: str) -> None:
         """v1 only: v2 has no rename (kernel/cgroup/cgroup-v1.c, cgroup1_rename)."""
         old = self._live.get(key)
+        if old is not None:
+            below = f"{old}/"
+            moved = [
+                (other, (path + known[len(old) :])[:MAX_PATH])
+                for other, known in self._live.items()
+                if other.hierarchy == key.hierarchy and known.startswith(below)
+            ]
+            self._live.update(moved)
         self._add(key, path)
-        if old is None or old == path:
-            return
-        below = f"{old}/"
-        moved = [
-            (other, path + known[len(old) :])
-            for other, known in self._live.items()
-            if other.hierarchy == key.hierarchy and known.startswith(below)
-        ]
-        self._live.update((other, known[:MAX_PATH]) for other, known in moved)
 
     def _forget_expired(self, now: float) -> None:
         expired = []
