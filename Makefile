@@ -28,7 +28,7 @@ CHECKED := $(wildcard cap_exporter tests benchmarks tools hatch_build.py)
 
 help: ## Say what there is
 	@echo 'cap-exporter: make TARGET'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: $(DONE)/project $(OBJECT) ## Make .venv with the cap-exporter command, and the BPF object; start nothing
 	@echo 'Built: $(BIN)/cap-exporter'
@@ -57,7 +57,9 @@ format: $(DONE)/dev ## Rewrite the Python files in the style that check asks for
 	@$(BIN)/ruff format $(CHECKED)
 
 bench: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Measure what counting costs (root)
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@for file in benchmarks/bench_*.py; do \
+		name=$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "benchmarks.$$name" $(ARGS); \
+	done
 
 # One resolution for every Python and machine that is supported; no address of a registry in it.
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
@@ -114,3 +116,5 @@ $(DONE)/project: pyproject.toml hatch_build.py cap_exporter/__init__.py $(DONE)/
 $(OBJECT): $(BPF_SOURCES) tools/compile_bpf.py | $(BIN)/python
 	@echo 'Compiling the BPF program'
 	@$(BIN)/python tools/compile_bpf.py
+
+include tests/vm/vm.mk
