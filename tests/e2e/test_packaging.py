@@ -34,7 +34,9 @@ def hatchling(tree: Path, target: str, output: Path, **environ: str) -> Path:
 
 
 def unpack_sdist(tree: Path, under: Path) -> Path:
-    shutil.unpack_archive(hatchling(tree, "sdist", under / "dist"), under / "tree")
+    (under / "tree").mkdir()
+    sdist = hatchling(tree, "sdist", under / "dist")
+    subprocess.run(["tar", "-xf", str(sdist), "-C", str(under / "tree")], check=True)
     (unpacked,) = (under / "tree").iterdir()
     return unpacked
 
