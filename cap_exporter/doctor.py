@@ -67,7 +67,7 @@ def _capabilities() -> Finding:
             "CAP_SYSLOG is needed to tell the kernel's probing from real checks, "
             "CAP_DAC_READ_SEARCH to name cgroups by their number",
         )
-    names = [n for n in ("BPF", "PERFMON", "SYSLOG", "DAC_READ_SEARCH", "SYS_ADMIN")]
+    names = ["BPF", "PERFMON", "SYSLOG", "DAC_READ_SEARCH", "SYS_ADMIN"]
     have = [name_of(number_of(n)) for n in names if held >> number_of(n) & 1]
     return Finding("capabilities", Status.OK, ", ".join(have))
 
@@ -80,7 +80,7 @@ def _btf() -> Finding:
         "kernel types (BTF)",
         Status.LIMITED,
         f"{path} is missing",
-        "give a BTF file of this kernel (--btf), or use --source bcc with its headers",
+        "give a BTF file made for this kernel (--btf)",
     )
 
 
@@ -122,7 +122,10 @@ def _cgroups(hierarchies: Hierarchies) -> Finding:
     )
     if hierarchies.warnings:
         return Finding(
-            "cgroups", Status.LIMITED, f"{hierarchies.mode}: {trees}", "; ".join(hierarchies.warnings)
+            "cgroups",
+            Status.LIMITED,
+            f"{hierarchies.mode}: {trees}",
+            "; ".join(hierarchies.warnings),
         )
     return Finding("cgroups", Status.OK, f"{hierarchies.mode}: {trees}")
 
@@ -152,7 +155,7 @@ def _ways(hierarchies: Hierarchies) -> Iterator[Finding]:
             "libbpf source",
             Status.FAILED,
             "no way to attach works",
-            "see the reasons above; `--source bcc` may work with this kernel's headers",
+            "see the reasons above",
         )
 
 
@@ -194,6 +197,6 @@ def _kubernetes(environ: Callable[[str], str | None] = os.environ.get) -> Findin
             "Kubernetes",
             Status.LIMITED,
             "NODE_NAME is not set",
-            "set it from the downward API (spec.nodeName), so that only this node's pods are watched",
+            "set it from the downward API (spec.nodeName): only this node's pods are watched",
         )
     return Finding("Kubernetes", Status.OK, f"in a pod on node {environ('NODE_NAME')}")

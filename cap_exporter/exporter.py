@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import threading
@@ -13,7 +14,6 @@ from typing import Protocol
 from cap_exporter.identities import Identities, Row
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import (
-    CgroupChange,
     CgroupEvent,
     CgroupKey,
     Drain,
@@ -36,7 +36,7 @@ class Tree(Protocol):
     """The part of cgroups.tree.CgroupTree that the loop drives."""
 
     def scan(self) -> None: ...
-    def apply(self, events: Sequence[CgroupEvent]) -> None: ...
+    def apply(self, events: Sequence[CgroupEvent]) -> Sequence[CgroupKey]: ...
     def rescan(self) -> Sequence[CgroupKey]: ...
     def path(self, key: CgroupKey) -> str | None: ...
     def is_removed(self, key: CgroupKey) -> bool: ...
@@ -113,8 +113,7 @@ class Exporter:
         """One drain, all the way into the ledger. Returns what the source gave."""
         began = time.monotonic()
         drain = self._source.drain()
-        self._tree.apply(drain.cgroup_events)
-        removed = [e.cgroup for e in drain.cgroup_events if e.change is CgroupChange.REMOVED]
+        removed = list(self._tree.apply(drain.cgroup_events))
         if drain.cgroup_events_lost:
             log.warning(
                 "%d cgroup events were lost (the ring was full): reading the cgroup file system",
@@ -165,10 +164,8 @@ def _pipe() -> tuple[int, Callable[[], None]]:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def wake() -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.write(writer, b".")
-        except BlockingIOError:
-            pass
 
     return reader, wake
 

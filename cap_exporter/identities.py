@@ -222,9 +222,7 @@ def in_pod(pod: Pod, container: Container | None, reference: Reference, path: st
     )
 
 
-def without_pod(
-    reference: Reference, path: str, name_of: Callable[[str], str | None]
-) -> Identity:
+def without_pod(reference: Reference, path: str, name_of: Callable[[str], str | None]) -> Identity:
     """What the path tells by itself: a unit, a container by its id, or the host."""
     container_id = reference.container_id or ""
     if reference.unit:

@@ -87,6 +87,10 @@ class CgroupTree:
         """Live cgroups known."""
         return len(self._live)
 
+    def items(self) -> list[tuple[CgroupKey, str]]:
+        """The cgroups that are there, with their paths."""
+        return list(self._live.items())
+
     def close(self) -> None:
         """Paths that are known stay known; the kernel is not asked any more."""
         for mounted in self.__dict__.get("_mounted", {}).values():

@@ -84,7 +84,7 @@ def group(ctx: click.Context, config_file: Path | None) -> None:
         values = read_config(config_file, known)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    ctx.default_map = {name: values for name in COMMANDS}
+    ctx.default_map = dict.fromkeys(COMMANDS, values)
 
 
 def main() -> None:

@@ -17,10 +17,14 @@ _COLOURS = {Status.OK: "green", Status.LIMITED: "yellow", Status.FAILED: "red", 
 
 
 @click.command("doctor")
-@option("--output", "-o", type=click.Choice(["text", "json"]), default="text",
-        help="How to print it.")
-@option("--cgroup-root", type=click.Path(file_okay=False, path_type=Path),
-        help="Where the host's /sys/fs/cgroup is mounted, if not there.")
+@option(
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", help="How to print it."
+)
+@option(
+    "--cgroup-root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the host's /sys/fs/cgroup is mounted, if not there.",
+)
 def command(output: str, cgroup_root: Path | None) -> None:
     """Say what works on this host, what does not, why, and what to do. Exit status 3: counting
     does not work here."""

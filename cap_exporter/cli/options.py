@@ -16,7 +16,7 @@ from cap_exporter.config import parse_duration
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[Any]):
     """``5s`` → 5.0 seconds, not shorter than ``at_least`` seconds."""
 
     name = "duration"
@@ -36,29 +36,29 @@ class Duration(click.ParamType):
         return seconds
 
 
-class PowerOfTwo(click.ParamType):
+class PowerOfTwo(click.ParamType[Any]):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
             number = int(value)
         except (TypeError, ValueError):
-            self.fail(f"{value!r} is not a whole number", param, ctx)
+            number = 0
         if not 8 <= number <= 1 << 22 or number & (number - 1):
             self.fail(f"{value} is not a power of two from 8 to {1 << 22}", param, ctx)
         return number
 
 
-class SourceSpec(click.ParamType):
-    """``auto``, ``libbpf``, ``bcc`` or ``replay:FILE``."""
+class SourceSpec(click.ParamType[Any]):
+    """``auto``, ``libbpf`` or ``replay:FILE``."""
 
     name = "source"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if text in ("auto", "libbpf", "bcc") or (text.startswith("replay:") and text[7:]):
+        if text in ("auto", "libbpf") or (text.startswith("replay:") and text[7:]):
             return text
-        self.fail(f"{text!r} is no source: use auto, libbpf, bcc or replay:FILE", param, ctx)
+        self.fail(f"{text!r} is no source: use auto, libbpf or replay:FILE", param, ctx)
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -78,8 +78,8 @@ def source_options(function: F) -> F:
                 "--source",
                 type=SourceSpec(),
                 default="auto",
-                help="Where checks come from: libbpf (needs the kernel's BTF), bcc (needs its "
-                "headers), auto (the first that works) or replay:FILE (what `record` wrote).",
+                help="Where checks come from: libbpf (needs the kernel's BTF), auto (what works "
+                "here) or replay:FILE (what `record` wrote).",
             ),
             option(
                 "--attach",

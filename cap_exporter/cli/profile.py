@@ -18,17 +18,35 @@ DEFAULT_URL = "http://127.0.0.1:10839"
 
 
 @click.command("profile")
-@option("--for", "duration", type=Duration(0.1), envvar="CAP_EXPORTER_FOR",
-        help="Count by myself for this time (root) instead of asking a running exporter.")
+@option(
+    "--for",
+    "duration",
+    type=Duration(0.1),
+    envvar="CAP_EXPORTER_FOR",
+    help="Count by myself for this time (root) instead of asking a running exporter.",
+)
 @option("--url", default=DEFAULT_URL, help="A running exporter's page address.")
-@option("--output", "-o", type=click.Choice(["table", "json", "yaml"]), default="table",
-        help="How to print it.")
+@option(
+    "--output",
+    "-o",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    help="How to print it.",
+)
 @option("--namespace", "-n", multiple=True, help="Only this namespace (may be repeated).")
 @option("--pod", multiple=True, help="Only this pod, by its name.")
-@option("--container", multiple=True,
-        help="Only this container, by its name, the beginning of its id, or its unit.")
-@option("--all", "everything", is_flag=True, envvar="CAP_EXPORTER_ALL",
-        help="Also containers that have only background checks.")
+@option(
+    "--container",
+    multiple=True,
+    help="Only this container, by its name, the beginning of its id, or its unit.",
+)
+@option(
+    "--all",
+    "everything",
+    is_flag=True,
+    envvar="CAP_EXPORTER_ALL",
+    help="Also containers that have only background checks.",
+)
 @source_options
 @log_options
 def command(
@@ -101,7 +119,7 @@ def _count(duration: float | None, replay: bool, source: dict[str, Any]) -> dict
 def _ask(url: str) -> dict[str, Any]:
     address = url.rstrip("/") + "/api/v1/profiles"
     try:
-        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(address, timeout=10) as answer:
             document = json.load(answer)
     except (OSError, urllib.error.URLError, ValueError) as error:
         reason = getattr(error, "reason", error)

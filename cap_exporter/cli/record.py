@@ -23,8 +23,13 @@ from cap_exporter.sources.recording import Header, Writer
     "record", epilog="Play it back with `cap-exporter profile --source replay:FILE`, or with run."
 )
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@option("--for", "duration", type=Duration(0.1), envvar="CAP_EXPORTER_FOR",
-        help="Stop after this time. Default: Ctrl-C.")
+@option(
+    "--for",
+    "duration",
+    type=Duration(0.1),
+    envvar="CAP_EXPORTER_FOR",
+    help="Stop after this time. Default: Ctrl-C.",
+)
 @option("--drain-interval", type=Duration(0.05), default="1s", help="Time between two records.")
 @source_options
 @log_options
@@ -36,7 +41,10 @@ def command(
     settings = Settings(**source)
     hierarchies = hierarchies_for(settings)
     probe = make_source(
-        settings.source, hierarchies, attach=settings.attach, btf=settings.btf,
+        settings.source,
+        hierarchies,
+        attach=settings.attach,
+        btf=settings.btf,
         counters=settings.counters,
     )
     stop = stop_on_signals()
@@ -47,9 +55,14 @@ def command(
     try:
         with Writer(file, Header(info, time.time(), platform.release())) as writer:
             # The cgroups that were there before, so that a replay can name them.
-            writer.write(Drain(time=time.time(), cgroup_events=[
-                CgroupEvent(CgroupChange.CREATED, key, path) for key, path in tree.items()
-            ]))
+            writer.write(
+                Drain(
+                    time=time.time(),
+                    cgroup_events=[
+                        CgroupEvent(CgroupChange.CREATED, key, path) for key, path in tree.items()
+                    ],
+                )
+            )
             deadline = None if duration is None else time.monotonic() + duration
             while True:
                 left = None if deadline is None else deadline - time.monotonic()

@@ -64,9 +64,7 @@ def set_callers(config: layout.Config, symbols: Symbols) -> bool:
     return True
 
 
-def _fill(
-    places: ctypes.Array[layout.TextRange], ranges: Sequence[tuple[int, int]]
-) -> None:
+def _fill(places: ctypes.Array[layout.TextRange], ranges: Sequence[tuple[int, int]]) -> None:
     if len(ranges) > len(places):
         # Left out, their checks would pass as audited: a range too many is a fault to be told.
         raise ValueError(f"{len(ranges)} address ranges for {len(places)} places")

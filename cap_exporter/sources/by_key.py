@@ -16,9 +16,7 @@ from cap_exporter.sources.libbpf_binding import Object, possible_cpus
 class KeyCounters:
     """The same as CounterTable, with two system calls per live key."""
 
-    def __init__(
-        self, probe: Object, name: str, hierarchy_ids: Sequence[int], total: int
-    ) -> None:
+    def __init__(self, probe: Object, name: str, hierarchy_ids: Sequence[int], total: int) -> None:
         self._probe = probe
         self._name = name
         self._hierarchy_ids = hierarchy_ids

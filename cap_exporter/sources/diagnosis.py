@@ -12,6 +12,11 @@ from cap_exporter.sources.libbpf_binding import BpfError
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
+_CONFIDENTIALITY = (
+    "not permitted: kernel lockdown is in confidentiality mode, which forbids BPF programs to "
+    "read kernel memory; integrity mode works"
+)
+
 
 def effective_capabilities(status: Path = Path("/proc/self/status")) -> int:
     """CapEff as a mask; 0 where it can't be read."""
@@ -35,7 +40,7 @@ def no_btf(path: Path | None) -> str:
         )
     return (
         f"this kernel has no BTF ({_BTF} is missing: CONFIG_DEBUG_INFO_BTF is off). "
-        "Give a BTF file made for it (--btf FILE), or use --source bcc with the kernel's headers"
+        "Give a BTF file made for it: --btf FILE"
     )
 
 
@@ -60,17 +65,15 @@ def refusal(
             )
         mode = _lockdown_mode(lockdown)
         if mode == "confidentiality":
-            return (
-                "not permitted: kernel lockdown is in confidentiality mode, which forbids BPF "
-                "programs to read kernel memory; integrity mode works"
-            )
+            return _CONFIDENTIALITY
         return f"not permitted by the kernel ({error})"
     if error.errno == errno.ESRCH:
         return "the kernel lacks the function or tracepoint"
     if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, 524):
         return f"the kernel does not offer it ({error})"
-    if "unknown func bpf_probe_read_kernel" in error.log and _lockdown_mode(lockdown):
-        return "the kernel forbids reading kernel memory (lockdown)"
+    if "cannot use helper bpf_probe_read" in error.log:
+        # kernel/trace/bpf_trace.c: the helper is withheld under LOCKDOWN_BPF_READ_KERNEL
+        return _CONFIDENTIALITY
     return f"{error}{_last_lines(error.log)}"
 
 
@@ -99,4 +102,8 @@ def _status_field(status: Path, name: str) -> str:
         lines = status.read_text().splitlines()
     except OSError:
         return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{name}:")), "")
+    for line in lines:
+        field, _, value = line.partition(":")
+        if field == name:
+            return value.strip()
+    return ""

@@ -17,8 +17,7 @@ class Symbols:
 
     def __init__(self, text: bytes) -> None:
         self._text = text
-        first = text[:16]
-        self.restricted = not first.strip(b"0 ") or not self.ranges("cap_capable")
+        self.restricted = not self.ranges("cap_capable")
 
     @classmethod
     def read(cls, path: Path = Path("/proc/kallsyms")) -> Symbols:
@@ -31,10 +30,10 @@ class Symbols:
         return int(match[1], 16) or None if match else None
 
     def ranges(self, name: str) -> Sequence[tuple[int, int]]:
-        """[start, end) of each function called ``name`` and of the parts that the compiler split
+        """[start, end) of the function called ``name``, then of the parts that the compiler split
         off it (``name.cold``, ``name.isra.0``, ``name.constprop.0``). The table is sorted by
         address, so a function ends where the next symbol begins."""
-        found = []
+        found: list[tuple[int, int]] = []
         at = 0
         needle = b" " + name.encode()
         while (at := self._text.find(needle, at)) >= 0:
@@ -49,7 +48,8 @@ class Symbols:
                 continue
             start = int(fields[0], 16)
             if start:
-                found.append((start, self._next_address(end + 1, start)))
+                whole = (start, self._next_address(end + 1, start))
+                found.insert(0 if fields[2] == needle[1:] else len(found), whole)
         return found
 
     def _next_address(self, at: int, start: int) -> int:

@@ -285,7 +285,7 @@ class Object:
         """BPF_PROG_TEST_RUN of a raw tracepoint program (5.10)."""
         options = _TestRunOpts(sz=ctypes.sizeof(_TestRunOpts))
         fd = self.program_fd(program)
-        return self._lib.bpf_prog_test_run_opts(fd, ctypes.byref(options)) == 0
+        return int(self._lib.bpf_prog_test_run_opts(fd, ctypes.byref(options))) == 0
 
     def items(self, name: str, key: type[Any], value: type[Any]) -> Iterator[tuple[Any, Any]]:
         """Every entry of a hash map: two system calls an entry."""

@@ -29,7 +29,7 @@ def why_not_fexit(bpf: LibBpf, path: Path, symbols: Symbols | None) -> str:
     if mode in _SAFE:
         return ""
     if mode is None:
-        return "the kernel's preemption mode could not be read, and under a full one fexit loses checks"
+        return "the preemption mode could not be read, and under a full one fexit loses checks"
     return f"the kernel runs with {mode} preemption, under which fexit loses checks"
 
 

@@ -76,10 +76,7 @@ class Writer:
         self._line(
             {
                 "time": drain.time,
-                "increments": [
-                    [*key.cgroup, key.capability, key.verdict, key.user_namespace, key.check_class, n]
-                    for key, n in drain.increments
-                ],
+                "increments": [[*key.cgroup, *key[1:], n] for key, n in drain.increments],
                 "cgroups": [[e.change, *e.cgroup, e.path] for e in drain.cgroup_events],
                 "cgroup_events_lost": drain.cgroup_events_lost,
                 "missed": dict(drain.missed),

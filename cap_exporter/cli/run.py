@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cap-exporter run`: count, resolve, serve."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cap_exporter.assembly import Settings, make_exporter
+from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+from cap_exporter.outputs.http import HttpServer
+from cap_exporter.outputs.listen import ListenError
+from cap_exporter.outputs.prometheus import Metrics
+from cap_exporter.outputs.routes import Readiness, metrics_routes, page_routes
+from cap_exporter.pod_watch import start_pod_watch
+from cap_exporter.signals import stop_on_signals
+
+log = logging.getLogger(__name__)
+
+
+@click.command("run")
+@option("--listen", default="[::]:10838", help="Address of metrics and health.")
+@option(
+    "--page-listen",
+    default="127.0.0.1:10839",
+    help="Address of the page and the API; they show names and paths, so not open by default.",
+)
+@option("--drain-interval", type=Duration(0.05), default="5s", help="Time between two drains.")
+@option(
+    "--retention",
+    type=Duration(),
+    default="10m",
+    help="How long a container's series stay after it is gone.",
+)
+@option(
+    "--max-series",
+    type=click.IntRange(min=1),
+    default=100_000,
+    help='Samples of containers at most; beyond, checks go to container="(overflow)".',
+)
+@option(
+    "--pod-patience",
+    type=Duration(),
+    default="60s",
+    help="How long checks wait for their pod to become known.",
+)
+@option(
+    "--kubernetes",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    help="Watch this node's pods. auto: inside a pod, or where a kubeconfig is given.",
+)
+@option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="How to reach the Kubernetes API from outside a pod.",
+)
+@option("--node-name", envvar="NODE_NAME", help="This node's name in Kubernetes.")
+@source_options
+@log_options
+def command(
+    listen: str,
+    page_listen: str,
+    kubernetes: str,
+    kubeconfig: Path | None,
+    node_name: str | None,
+    log_level: str,
+    **settings: Any,
+) -> None:
+    """Count capability checks, find out whose they are, and serve them as Prometheus metrics."""
+    set_up_logging(log_level)
+    chosen = Settings(**settings)
+    wanted = kubernetes == "on" or (
+        kubernetes == "auto"
+        and chosen.live
+        and (kubeconfig is not None or bool(os.environ.get("KUBERNETES_SERVICE_HOST")))
+    )
+    if wanted and not node_name:
+        raise click.UsageError(
+            "watching pods needs the node's name: --node-name, or NODE_NAME from the downward "
+            "API (spec.nodeName); --kubernetes off does without pods"
+        )
+    watch = start_pod_watch(node_name or "", kubeconfig) if wanted else None
+    exporter, ledger = make_exporter(chosen, watch.store if watch else None)
+    metrics = Metrics(ledger, exporter.stats)
+    if watch:
+        metrics.own.register(watch.collector)
+    readiness = Readiness(exporter.opened.is_set, watch.notes if watch else list)
+    try:
+        servers = [
+            HttpServer(
+                listen,
+                metrics_routes(
+                    metrics, exporter.seconds_since_drain, chosen.drain_interval, readiness
+                ),
+            ),
+            HttpServer(page_listen, page_routes(ledger)),
+        ]
+    except ListenError as error:
+        raise click.UsageError(str(error)) from error
+    stop_on_signals(exporter.stop)
+    info = exporter.open()
+    for server in servers:
+        server.start()
+    log.info(
+        "counting (source %s, attached by %s); metrics on port %d, page on port %d",
+        info.source,
+        info.attach or "nothing",
+        servers[0].port,
+        servers[1].port,
+    )
+    try:
+        exporter.run()
+    finally:
+        for server in servers:
+            server.stop()
+        if watch:
+            watch.stop()
