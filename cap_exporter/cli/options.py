@@ -56,9 +56,9 @@ class SourceSpec(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if text in ("auto", "libbpf") or (text.startswith("replay:") and text[7:]):
-            return text
-        self.fail(f"{text!r} is no source: use auto, libbpf or replay:FILE", param, ctx)
+        if text not in ("auto", "libbpf") and not (text.startswith("replay:") and text[7:]):
+            self.fail(f"{text!r} is no source: use auto, libbpf or replay:FILE", param, ctx)
+        return text
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
