@@ -54,6 +54,10 @@ static __always_inline enum check_class classify(bool direct, struct task_struct
 		if (second >= 0 &&
 		    holds(address_of(check->cred), address_of(check->target), second))
 			return CLASS_ALTERNATIVE;
+		/* bpf_task_pt_regs() wants a typed pointer */
+		if (direct && sets_own_id(task, check->cred, check->cap) &&
+		    !FIELD(direct, check->target, level))
+			return CLASS_ALTERNATIVE;
 	}
 	return audit == AUDIT_UNKNOWN ? CLASS_UNCLASSIFIED : CLASS_MEANINGFUL;
 }

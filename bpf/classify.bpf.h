@@ -8,11 +8,17 @@
 /* include/uapi/linux/capability.h */
 #define CAP_DAC_OVERRIDE 1
 #define CAP_DAC_READ_SEARCH 2
+#define CAP_SETGID 6
+#define CAP_SETUID 7
 #define CAP_SYS_ADMIN 21
 #define CAP_SYSLOG 34
 #define CAP_PERFMON 38
 #define CAP_BPF 39
 #define CAP_CHECKPOINT_RESTORE 40
+
+/* arch/x86/entry/syscalls/syscall_64.tbl */
+#define X86_64_SETUID 105
+#define X86_64_SETGID 106
 
 /* include/linux/security.h, 5.1 and later */
 #define CAP_OPT_NOAUDIT (1U << 1)
@@ -193,6 +199,33 @@ static __always_inline int way_round(int cap)
 		return CAP_SYS_ADMIN;
 	}
 	return -1;
+}
+
+/*
+ * setuid() and setgid() ask for the capability first, also of a process that sets an id it has
+ * already, which is then granted without (kernel/sys.c, 6.18): busybox, su and others do that
+ * at every start. Only where system call numbers and registers are x86-64's, and ids are the
+ * host's own.
+ */
+static __always_inline bool sets_own_id(struct task_struct *task, const struct cred *cred, int cap)
+{
+#if defined(__TARGET_ARCH_x86)
+	struct pt_regs *regs;
+	__u64 number, id;
+
+	if (cap != CAP_SETUID && cap != CAP_SETGID)
+		return false;
+	regs = (void *)bpf_task_pt_regs(task);
+	number = BPF_CORE_READ(regs, orig_ax);
+	id = (__u32)BPF_CORE_READ(regs, di);
+	if (cap == CAP_SETUID)
+		return number == X86_64_SETUID && (id == BPF_CORE_READ(cred, uid.val) ||
+						  id == BPF_CORE_READ(cred, suid.val));
+	return number == X86_64_SETGID &&
+	       (id == BPF_CORE_READ(cred, gid.val) || id == BPF_CORE_READ(cred, sgid.val));
+#else
+	return false;
+#endif
 }
 
 #endif /* __CLASSIFY_BPF_H__ */

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * checks acct COUNT			COUNT checks of CAP_SYS_PACCT, one each
+ * checks into CGROUP acct COUNT	the same in a child that clone3() makes inside CGROUP
+ * checks memfd PATH ARG...		execute a copy of PATH that lies in a memfd
+ * checks move PROCS_FILE ARG...	write own pid to PROCS_FILE, then act on ARG... in this process
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int act(int argc, char **argv);
+
+static int acct_often(long count)
+{
+	while (count-- > 0)
+		syscall(SYS_acct, NULL);
+	return 0;
+}
+
+static int into(const char *cgroup, int argc, char **argv)
+{
+	struct clone_args args = { .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD };
+	int status, fd = open(cgroup, O_RDONLY | O_DIRECTORY);
+	long pid;
+
+	if (fd < 0)
+		return 1;
+	args.cgroup = fd;
+	pid = syscall(SYS_clone3, &args, sizeof(args));
+	if (pid < 0)
+		return 1;
+	if (!pid)
+		_exit(act(argc, argv));
+	waitpid(pid, &status, 0);
+	return WEXITSTATUS(status);
+}
+
+static int from_memfd(char **argv)
+{
+	char buffer[65536], *environment[] = { "PATH=/bin", NULL };
+	int to = memfd_create("copy", 0), from = open(argv[0], O_RDONLY);
+	ssize_t len;
+
+	if (to < 0 || from < 0)
+		return 1;
+	while ((len = read(from, buffer, sizeof(buffer))) > 0)
+		if (write(to, buffer, len) != len)
+			return 1;
+	syscall(SYS_execveat, to, "", argv, environment, AT_EMPTY_PATH);
+	return 1;
+}
+
+static int move(const char *procs, int argc, char **argv)
+{
+	int fd = open(procs, O_WRONLY);
+
+	if (fd < 0 || write(fd, "0", 1) != 1) {
+		perror(procs);
+		return 1;
+	}
+	close(fd);
+	return act(argc, argv);
+}
+
+static int act(int argc, char **argv)
+{
+	if (argc == 2 && !strcmp(argv[0], "acct"))
+		return acct_often(atol(argv[1]));
+	if (argc > 2 && !strcmp(argv[0], "into"))
+		return into(argv[1], argc - 2, argv + 2);
+	if (argc > 1 && !strcmp(argv[0], "memfd"))
+		return from_memfd(argv + 1);
+	if (argc > 2 && !strcmp(argv[0], "move"))
+		return move(argv[1], argc - 2, argv + 2);
+	fprintf(stderr, "checks: what is that?\n");
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	return act(argc - 1, argv + 1);
+}
