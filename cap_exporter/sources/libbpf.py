@@ -262,6 +262,11 @@ class LibbpfSource:
         """Readable when cgroups came or went: drain soon, so that the ring does not fill up."""
         return self._ring.fd if self._ring else None
 
+    @property
+    def stack_walks(self) -> int:
+        """Checks whose audit class was found by unwinding the stack, the slow way, since open()."""
+        return int(self._state.stack_walks)
+
     def drain(self) -> Drain:
         if self._object is None or self._ring is None:
             raise RuntimeError("drain() of a source that is not open")

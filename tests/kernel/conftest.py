@@ -159,14 +159,29 @@ def fresh_cgroup() -> Iterator[Callable[..., tuple[Path, str]]]:
                 time.sleep(0.02)
 
 
-#: The user is changed before the cgroup is entered, so that nothing else runs inside.
-_AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
-
-
-def start_in_cgroup(directory: Path, *command: str | Path) -> subprocess.Popen[bytes]:
-    """The command, as an ordinary user, waiting in the cgroup for go()."""
-    waiting = [*_AS_NOBODY, "sh", "-c", 'read x; exec "$@"', "sh", *command]
-    process = subprocess.Popen(waiting, stdin=subprocess.PIPE)
+def start_in_cgroup(
+    directory: Path,
+    *command: str | Path,
+    uid: int = 65534,
+    capabilities: str = "",
+    output: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """The command, as an ordinary user, waiting in the cgroup for go(). The user is changed before
+    the cgroup is entered, so that nothing else runs inside."""
+    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    if capabilities:
+        user += [f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"]
+    waiting = [*user, "--", "sh", "-c", 'read x; exec "$@"', "sh", *command]
+    process = subprocess.Popen(
+        waiting,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        # Only folders that anybody may look into.
+        cwd="/",
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    )
+    _until_it_sleeps(process.pid)
     (directory / "cgroup.procs").write_text(str(process.pid))
     return process
 
@@ -178,8 +193,22 @@ def go(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-def run_in_cgroup(directory: Path, *command: str | Path) -> int:
-    """The command to its end; returns its status."""
-    process = start_in_cgroup(directory, *command)
+def run_in_cgroup(
+    directory: Path, *command: str | Path, uid: int = 65534, capabilities: str = ""
+) -> int:
+    """The command to its end, its output thrown away; returns its status."""
+    process = start_in_cgroup(
+        directory, *command, uid=uid, capabilities=capabilities, output=subprocess.DEVNULL
+    )
     go(process)
-    return process.wait()
+    return process.wait(timeout=30)
+
+
+def _until_it_sleeps(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # setpriv's, then sh's
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if command.startswith(b"sh\0") and state == "S":
+            return
+        time.sleep(0.001)
