@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands whose checks are known (tests/data/reproducers.json): capability, verdict, audit class."""
+"""Commands with known checks (tests/data/reproducers.json): capability, verdict, audit class."""
 
 from __future__ import annotations
 
