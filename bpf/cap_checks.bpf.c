@@ -176,7 +176,8 @@ int BPF_PROG(cgroup_created, struct cgroup *cgroup, const char *path)
 	if (config.v1_pids || config.v1_memory) {
 		key = scoped(cgroup_id(false, cgroup), hierarchy);
 		note.created = bpf_ktime_get_ns();
-		note.is_container = container_root((__u64)BPF_CORE_READ(cgroup, kn)) != 0;
+		note.rank = container_root((__u64)BPF_CORE_READ(cgroup, kn)) ? RANK_CONTAINER :
+									     RANK_NAMED;
 		bpf_map_update_elem(&cgroup_notes, &key, &note, BPF_ANY);
 		__sync_fetch_and_add(&state.epoch, 1);
 	}

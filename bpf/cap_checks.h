@@ -151,6 +151,19 @@ struct cgroup_event_long {
 	char path[CAP_CGROUP_PATH_LEN];
 };
 
+/* How much a cgroup tells of whose a task is. */
+enum cgroup_rank {
+	RANK_OTHER = 0,
+	RANK_NAMED = 1,		/* a systemd unit, or made since we came */
+	RANK_CONTAINER = 2,
+};
+
+/* By cgroup id and hierarchy, in their places of a counter's key. */
+struct cgroup_note {
+	__u64 created;			/* boot clock, ns; 0: before we came */
+	__u64 rank;
+};
+
 #define CAP_STACK_WORDS 64
 #define CAP_STACK_FRAMES 12
 

@@ -23,10 +23,6 @@ struct {
  * Hybrid and v1 hosts only: what is known of a cgroup, to choose between the hierarchies of a
  * task. Key: cgroup id and hierarchy as in a counter's key.
  */
-struct cgroup_note {
-	__u64 created; /* boot clock, ns; 0: before we came */
-	__u64 is_container;
-};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -78,7 +74,7 @@ static __always_inline __u64 cgroup_id(bool direct, struct cgroup *cgroup)
 	return BPF_CORE_READ(cgroup, kn, id);
 }
 
-/* The most specific wins: a container's cgroup, else the latest created, else v1 before v2. */
+/* The most specific wins, of equal ones the latest created, else v1 before v2. */
 __noinline int choose(__u64 pids, __u64 memory, __u64 v2)
 {
 	__u64 ids[3] = { scoped(pids, HIERARCHY_PIDS), scoped(memory, HIERARCHY_MEMORY),
@@ -94,7 +90,7 @@ __noinline int choose(__u64 pids, __u64 memory, __u64 v2)
 		if (ids[i] >> CAP_KEY_CGROUP_SHIFT <= 1)
 			continue;
 		note = bpf_map_lookup_elem(&cgroup_notes, &ids[i]);
-		rank = note && note->is_container ? 2 : 1;
+		rank = 1 + (note ? note->rank : RANK_OTHER);
 		created = note ? note->created : 0;
 		if (rank > best_rank || (rank == best_rank && created > best_created)) {
 			best_rank = rank;

@@ -6,7 +6,7 @@ Plain immutable records without behaviour. A stage knows the stage before it onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -122,6 +122,9 @@ class Source(Protocol):
 
     def drain(self) -> Drain:
         """What was counted since the last drain. Never loses a check, never counts one twice."""
+
+    def introduce(self, cgroups: Iterable[tuple[CgroupKey, str]]) -> None:
+        """Cgroups that were there before open(), with their paths. Before the first drain()."""
 
     def release(self, cgroups: Sequence[CgroupKey]) -> None:
         """These cgroups were removed: their room may be used again, after a grace period and

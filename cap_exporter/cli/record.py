@@ -51,6 +51,7 @@ def command(
     info = probe.open()
     tree = make_tree(settings, hierarchies)
     tree.scan()
+    probe.introduce(tree.items())
     checks = 0
     try:
         with Writer(file, Header(info, time.time(), platform.release())) as writer:

@@ -186,7 +186,7 @@ class SelfCollector:
         )
 
         slots = GaugeMetricFamily(
-            "cap_exporter_counter_slots",
+            "cap_exporter_map_slots",
             "Room for counters in the kernel, by state: used or free. Without a free one, new "
             'containers are counted under container="(overflow)".',
             labels=("state",),

@@ -126,6 +126,17 @@ class CgroupEventHead(ctypes.Structure):
     )
 
 
+RANK_OTHER: Final = 0
+RANK_NAMED: Final = 1
+RANK_CONTAINER: Final = 2
+
+
+class CgroupNote(ctypes.Structure):
+    """struct cgroup_note"""
+
+    _fields_ = (("created", ctypes.c_uint64), ("rank", ctypes.c_uint64))
+
+
 class Calibration(ctypes.Structure):
     """struct calibration"""
 

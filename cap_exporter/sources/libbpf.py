@@ -9,18 +9,20 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cap_exporter.cgroups.hierarchies import UNIFIED, Hierarchies
+from cap_exporter.cgroups.hierarchies import UNIFIED, Hierarchies, Mode
+from cap_exporter.cgroups.reference import parse
 from cap_exporter.model import (
     OVERFLOW,
     CgroupEvent,
     CgroupKey,
     CheckKey,
     Drain,
+    ReferenceKind,
     SourceError,
     SourceInfo,
 )
@@ -40,6 +42,13 @@ MAX_SHARDS: Final = 8
 
 _LIFECYCLE: Final = frozenset({"cgroup_created", "cgroup_removed", "cgroup_renamed"})
 _PHASE: Final = frozenset({"task_attached", "task_forked", "task_executed", "task_exited"})
+
+
+_RANKS: Final = {
+    ReferenceKind.POD: layout.RANK_CONTAINER,
+    ReferenceKind.CONTAINER: layout.RANK_CONTAINER,
+    ReferenceKind.SYSTEMD: layout.RANK_NAMED,
+}
 
 
 class _Way(NamedTuple):
@@ -261,6 +270,24 @@ class LibbpfSource:
     def event_fd(self) -> int | None:
         """Readable when cgroups came or went: drain soon, so that the ring does not fill up."""
         return self._ring.fd if self._ring else None
+
+    def introduce(self, cgroups: Iterable[tuple[CgroupKey, str]]) -> None:
+        """Where a task is in several hierarchies, the kernel side picks the cgroup that tells
+        most; of new ones it knows itself."""
+        if self._object is None or self._hierarchies.mode is Mode.V2:
+            return
+        numbers = {h.id: layout.HIERARCHIES.index(h.controller) for h in self._hierarchies.counted}
+        for cgroup, path in cgroups:
+            rank = _RANKS.get(parse(path).kind, layout.RANK_OTHER)
+            if rank != layout.RANK_OTHER and cgroup.hierarchy in numbers:
+                key = ctypes.c_uint64(
+                    cgroup.id << layout.KEY_CGROUP_SHIFT
+                    | numbers[cgroup.hierarchy] << layout.KEY_HIERARCHY_SHIFT
+                )
+                # Not over what the kernel side noted meanwhile.
+                self._object.update("cgroup_notes", key, layout.CgroupNote(0, rank), flags=1)
+        # What was chosen until now was chosen without this.
+        self._state.epoch += 1
 
     @property
     def stack_walks(self) -> int:

@@ -296,6 +296,12 @@ class Object:
                 yield here, contents
             before = ctypes.byref(key.from_buffer_copy(here))
 
+    def update(self, name: str, key: Any, value: Any, flags: int = 0) -> bool:
+        """False where the map is full or, with BPF_NOEXIST (1), where the key is there."""
+        fd = self.map_fd(name)
+        byref = ctypes.byref
+        return int(self._lib.bpf_map_update_elem(fd, byref(key), byref(value), flags)) == 0
+
     def delete(self, name: str, key: Any) -> None:
         self._lib.bpf_map_delete_elem(self.map_fd(name), ctypes.byref(key))
 

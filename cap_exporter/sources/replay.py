@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +74,9 @@ class ReplaySource:
             cgroup_events=events,
             cgroup_events_lost=lost,
         )
+
+    def introduce(self, cgroups: Iterable[tuple[CgroupKey, str]]) -> None:
+        """A recording brings its own."""
 
     def release(self, cgroups: Sequence[CgroupKey]) -> None:
         """Nothing is held."""

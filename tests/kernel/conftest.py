@@ -33,6 +33,7 @@ class Counting:
         self.info = source.open()
         self.tree = CgroupTree(hierarchies)
         self.tree.scan()
+        source.introduce(self.tree.items())
         self.counts: Counter[CheckKey] = Counter()
         self.paths: dict[CgroupKey, str] = {}
         self.last = Drain(time=0)

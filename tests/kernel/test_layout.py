@@ -19,6 +19,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "cap_config": layout.Config,
     "cap_state": layout.State,
     "cgroup_event_head": layout.CgroupEventHead,
+    "cgroup_note": layout.CgroupNote,
     "calibration": layout.Calibration,
 }
 
@@ -37,6 +38,9 @@ CONSTANTS = {
     "CAP_NOAUDIT_CALLERS": layout.NOAUDIT_CALLERS,
     "CAP_UNSURE_CALLERS": layout.UNSURE_CALLERS,
     "CAP_STACK_LAYOUTS": layout.STACK_LAYOUTS,
+    "RANK_OTHER": layout.RANK_OTHER,
+    "RANK_NAMED": layout.RANK_NAMED,
+    "RANK_CONTAINER": layout.RANK_CONTAINER,
     **{f"CLASS_{c.name}": i for i, c in enumerate(layout.CLASSES)},
     **{f"CGROUP_{c.name}": i for i, c in layout.CHANGES.items()},
 }
@@ -57,6 +61,6 @@ def test_sizes_offsets_and_constants_are_those_of_the_header(tmp_path: Path) -> 
     source = tmp_path / "layout.c"
     source.write_text("\n".join(lines))
     bpf = Path(__file__).parent.parent.parent / "bpf"
-    command = ["clang", "-target", "bpf", "-fsyntax-only", f"-I{bpf}", source]
+    command = ["clang", "-target", "bpf", "-fsyntax-only", f"-I{bpf}", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
