@@ -105,26 +105,39 @@ class Reader:
     def __init__(self, path: Path) -> None:
         """Raises RecordingError."""
         self._path = path
+        self._number = 1
         try:
             self._file = _opened(path, "r")
-            first = self._next_line()
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise RecordingError(f"cannot read the recording {path}: {error}") from error
-        self._number = 1
-        record = self._parse(first)
+        try:
+            self.header = self._header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _header(self) -> Header:
+        try:
+            record = self._parse(self._next_line())
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise RecordingError(f"cannot read the recording {self._path}: {error}") from error
         if record is None or record.get("format") != FORMAT:
             raise RecordingError(
-                f"{path} is not a recording: its first line has no "
+                f"{self._path} is not a recording: its first line has no "
                 f'"format": "{FORMAT}" (`cap-exporter record FILE` writes one)'
             )
         if record.get("version") != VERSION:
             raise RecordingError(
-                f"{path} is a recording of version {record.get('version')!r}; "
+                f"{self._path} is a recording of version {record.get('version')!r}; "
                 f"this program reads version {VERSION}"
             )
-        self.header = Header(
+        try:
+            time = _number(record.get("time", 0))
+        except ValueError as error:
+            raise RecordingError(f"{self._path}, line 1: {error}") from error
+        return Header(
             SourceInfo(str(record.get("source", "")), str(record.get("attach", ""))),
-            _number(record.get("time", 0)),
+            time,
             str(record.get("kernel", "")),
         )
 

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the table: what is new, what grew, and when a slot may be used again."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cap_exporter.model import CgroupKey, CheckClass, UserNamespace, Verdict
+from cap_exporter.sources import layout
+from cap_exporter.sources.counters import GRACE, CounterTable
+
+HIERARCHIES = (0, 8, 4)
+SLOTS = 64
+
+
+class Kernel:
+    """The memory as the programs write it."""
+
+    def __init__(self) -> None:
+        self.counters = memoryview(bytearray(SLOTS * layout.SLOT_BYTES))
+        self.claims = memoryview(bytearray(SLOTS * 8))
+        self.head = 0
+        self.synchronized = 0
+        self.table = CounterTable(
+            self.counters, self.claims, lambda: self.head, HIERARCHIES, self._synchronize
+        )
+
+    def _synchronize(self) -> None:
+        self.synchronized += 1
+
+    @property
+    def words(self) -> memoryview:
+        return self.counters.cast("Q")
+
+    def claim(self, slot: int, key: int, *, logged: bool = True) -> None:
+        assert self.words[2 * slot] == layout.SLOT_EMPTY, "the slot is not free"
+        self.words[2 * slot] = key
+        if logged:
+            self.log(slot)
+
+    def log(self, slot: int) -> None:
+        self.claims.cast("Q")[self.head % SLOTS] = slot + 1
+        self.head += 1
+
+    def count(self, slot: int, n: int = 1) -> None:
+        self.words[2 * slot + 1] += n
+
+
+def key_of(cgroup: int, capability: int = 21, *, flags: int = 0, hierarchy: int = 0) -> int:
+    return (
+        cgroup << layout.KEY_CGROUP_SHIFT
+        | hierarchy << layout.KEY_HIERARCHY_SHIFT
+        | flags
+        | capability
+    )
+
+
+def test_a_claimed_slot_is_decoded_and_its_growth_told_once() -> None:
+    kernel = Kernel()
+    flags = layout.KEY_DENIED | layout.KEY_OTHER_NS | 4 << layout.KEY_CLASS_SHIFT
+    kernel.claim(5, key_of(77, 41, flags=flags, hierarchy=1))
+    kernel.count(5, 3)
+    ((key, n),) = kernel.table.drain(0.0)
+    assert key == (
+        CgroupKey(8, 77),
+        41,
+        Verdict.DENIED,
+        UserNamespace.OTHER,
+        CheckClass.NOAUDIT,
+    )
+    assert n == 3
+    assert kernel.table.drain(1.0) == []
+    kernel.count(5)
+    assert [n for _, n in kernel.table.drain(2.0)] == [1]
+
+
+def test_a_claim_that_is_being_written_is_taken_the_next_time() -> None:
+    kernel = Kernel()
+    kernel.claim(1, key_of(10), logged=False)
+    kernel.count(1, 2)
+    kernel.head += 1
+    assert kernel.table.drain(0.0) == []
+    kernel.claims.cast("Q")[0] = 2
+    assert [n for _, n in kernel.table.drain(1.0)] == [2]
+
+
+def test_two_slots_of_one_key_are_both_told() -> None:
+    kernel = Kernel()
+    for slot in (1, 2):
+        kernel.claim(slot, key_of(10))
+        kernel.count(slot, slot)
+    assert sorted(n for _, n in kernel.table.drain(0.0)) == [1, 2]
+
+
+def test_a_removed_cgroup_s_slots_are_free_after_grace_a_synchronization_and_a_last_read() -> None:
+    kernel = Kernel()
+    kernel.claim(1, key_of(10))
+    kernel.count(1)
+    kernel.table.drain(0.0)
+    kernel.table.release([CgroupKey(0, 10)], 0.0)
+    assert kernel.words[2] == layout.SLOT_RETIRED
+    kernel.count(1, 4)  # a program that had matched the key before
+    assert [n for _, n in kernel.table.drain(GRACE / 2)] == [4]
+    assert kernel.synchronized == 0
+    kernel.count(1, 5)
+    assert [n for _, n in kernel.table.drain(GRACE)] == [5]
+    assert kernel.synchronized == 1
+    assert kernel.words[2] == layout.SLOT_RETIRED, "zeroed, but not free before the next drain"
+    kernel.table.drain(GRACE + 0.1)
+    assert (kernel.words[2], kernel.words[3]) == (layout.SLOT_EMPTY, 0)
+    assert kernel.table.used == 0
+
+
+def test_a_late_check_of_a_removed_cgroup_is_counted_and_can_be_released_too() -> None:
+    kernel = Kernel()
+    gone = CgroupKey(0, 10)
+    kernel.claim(1, key_of(10))
+    kernel.count(1)
+    kernel.table.drain(0.0)
+    kernel.table.release([gone], 0.0)
+    kernel.claim(2, key_of(10))
+    kernel.count(2)
+    assert kernel.table.drain(0.1) == [(layout.decode_kind(21, gone), 1)]
+    kernel.table.release([gone], 0.1)
+    for now in (GRACE + 0.1, GRACE + 0.2):
+        kernel.table.drain(now)
+    assert kernel.table.used == 0
+
+
+@given(st.data())
+def test_nothing_is_lost_or_told_twice_whatever_comes_and_goes(data: st.DataObject) -> None:
+    kernel = Kernel()
+    made: dict[int, int] = {}
+    told: dict[int, int] = {}
+    slots: dict[int, int] = {}
+    now, cgroup = 0.0, 1
+    for _ in range(data.draw(st.integers(1, 40))):
+        act = data.draw(st.sampled_from(["claim", "count", "drain", "release"]))
+        free = [s for s in range(SLOTS) if kernel.words[2 * s] == layout.SLOT_EMPTY]
+        if act == "claim" and free:
+            cgroup += 1
+            slot = data.draw(st.sampled_from(free))
+            kernel.claim(slot, key_of(cgroup))
+            kernel.count(slot)
+            made[cgroup] = 1
+            slots[cgroup] = slot
+        elif act == "count" and slots:
+            one = data.draw(st.sampled_from(sorted(slots)))
+            kernel.count(slots[one])
+            made[one] += 1
+        elif act == "release" and slots:
+            one = data.draw(st.sampled_from(sorted(slots)))
+            for key, n in kernel.table.drain(now):
+                told[key.cgroup.id] = told.get(key.cgroup.id, 0) + n
+            kernel.table.release([CgroupKey(0, one)], now)
+            del slots[one]
+        else:
+            now += data.draw(st.floats(0, 2 * GRACE))
+            for key, n in kernel.table.drain(now):
+                told[key.cgroup.id] = told.get(key.cgroup.id, 0) + n
+    for key, n in kernel.table.drain(now):
+        told[key.cgroup.id] = told.get(key.cgroup.id, 0) + n
+    assert told == made
