@@ -40,7 +40,7 @@ def pod(*containers: Container) -> Pod:
 
 
 def labels(identity: Identity | None) -> tuple[str, str, str] | None:
-    return identity and (identity.namespace, identity.pod, identity.container)
+    return None if identity is None else (identity.namespace, identity.pod, identity.container)
 
 
 def test_a_host_without_kubernetes_names_everything_at_once() -> None:

@@ -147,10 +147,10 @@ def test_a_replay_keeps_the_recording_s_pace(tmp_path: Path) -> None:
     assert source.drain().increments == []
     now[0] = 52.5
     assert [n for _, n in source.drain().increments] == [1, 2]
-    assert not source.finished
+    assert source.finished is False
     now[0] = 60.0
     assert [n for _, n in source.drain().increments] == [10]
-    assert source.finished
+    assert bool(source.finished) is True
     assert source.drain().increments == []
     source.close()
 
