@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Stamps: when a step was done last.
 DONE := $(VENV)/done
 OBJECT := cap_exporter/_bpf/cap_checks.bpf.o
-BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
+BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h) $(shell find bpf/bcc-headers -name "*.h")
 CHECKED := $(wildcard cap_exporter tests benchmarks tools hatch_build.py)
 
 .PHONY: help build run test check bench lock format clean build-packages run-packages test-packages \

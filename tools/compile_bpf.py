@@ -33,6 +33,9 @@ OBJECTS: Mapping[str, str] = {
 #: BCC compiles on the host it runs on: the source itself is shipped, with the header it includes.
 COPIES = ("bpf/*.bcc.c", "bpf/cap_checks.h")
 
+#: What BCC wants of kernel headers where the BTF tells the rest.
+HEADERS = Path("bpf/bcc-headers")
+
 #: Debian's packages for what is needed, named in error messages.
 PACKAGES: Mapping[str, str] = {"clang": "clang", "llvm-strip": "llvm"}
 
@@ -110,6 +113,8 @@ def build(root: Path, environ: Mapping[str, str]) -> list[Path]:
     for source in (found for pattern in COPIES for found in sorted(root.glob(pattern))):
         shutil.copyfile(source, output / source.name)
         built.append(output / source.name)
+    shutil.copytree(root / HEADERS, output / HEADERS.name, dirs_exist_ok=True)
+    built.append(output / HEADERS.name)
     return built
 
 

@@ -50,14 +50,14 @@ class PowerOfTwo(click.ParamType[Any]):
 
 
 class SourceSpec(click.ParamType[Any]):
-    """``auto``, ``libbpf`` or ``replay:FILE``."""
+    """``auto``, ``libbpf``, ``bcc`` or ``replay:FILE``."""
 
     name = "source"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if text not in ("auto", "libbpf") and not (text.startswith("replay:") and text[7:]):
-            self.fail(f"{text!r} is no source: use auto, libbpf or replay:FILE", param, ctx)
+        if text not in ("auto", "libbpf", "bcc") and not (text.startswith("replay:") and text[7:]):
+            self.fail(f"{text!r} is no source: use auto, libbpf, bcc or replay:FILE", param, ctx)
         return text
 
 
@@ -78,13 +78,15 @@ def source_options(function: F) -> F:
                 "--source",
                 type=SourceSpec(),
                 default="auto",
-                help="Where checks come from: libbpf (needs the kernel's BTF), auto (what works "
-                "here) or replay:FILE (what `record` wrote).",
+                help="Where checks come from: libbpf (needs the kernel's BTF), bcc (needs BCC and, "
+                "without BTF, kernel headers), auto (the first that works) or replay:FILE (what "
+                "`record` wrote).",
             ),
             option(
                 "--attach",
-                type=click.Choice(["tp_btf", "fexit", "kprobe"]),
-                help="Force one way to attach. Default: the first that loses nothing here.",
+                type=click.Choice(["tp_btf", "fexit", "kprobe", "raw_tracepoint"]),
+                help="Force one way to attach (raw_tracepoint: bcc only). Default: the first that "
+                "loses nothing here.",
             ),
             option(
                 "--btf",

@@ -13,11 +13,11 @@ import ctypes
 import logging
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cap_exporter.sources import layout
 from cap_exporter.sources.kallsyms import Symbols
-from cap_exporter.sources.libbpf_binding import BpfError, Object
+from cap_exporter.sources.libbpf_binding import BpfError
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,12 @@ AMBIGUOUS = sum(1 << number for number in (3, 6, 7, 12, 14, 19, 21, 24, 33, 34, 
     (1 << 64) - (1 << 41)
 )
 
+HIDDEN = (
+    "kernel symbol addresses are hidden (CAP_SYSLOG is missing, or kernel.kptr_restrict is 2): "
+    "checks of capabilities that the kernel also probes for are published as background checks, "
+    "reason unclassified"
+)
+
 _PROGRAMS = ("calibrate", "calibrate_company")
 
 
@@ -72,26 +78,27 @@ def _fill(places: ctypes.Array[layout.TextRange], ranges: Sequence[tuple[int, in
         places[place] = layout.TextRange(start, end)
 
 
-def measure(probe: Object, config: layout.Config) -> None:
+def measure(
+    attach: Callable[[str], object],
+    look: Callable[[], layout.Calibration],
+    config: layout.Config,
+) -> None:
     """Attach the measuring program, alone and in company, make a known check each time, and put
-    what was found into ``config.layouts``. ``probe`` is loaded with _PROGRAMS; its
-    ``calibrate_tid`` is this thread. What can't be measured stays 0: the programs then unwind."""
-    seen = probe.struct("calibration", layout.Calibration)
-    try:
-        for number, program in enumerate(_PROGRAMS):
-            try:
-                probe.attach(program)
-            except BpfError as error:
-                log.debug("stack layout %d not measured: %s", number, error)
-                return
-            before = seen.hits
-            _ask_for_net_raw()
-            found = stack_layout(seen, config) if seen.hits > before else None
-            if found:
-                config.layouts[number] = found
-            log.debug("stack layout %d: %s", number, found and (found.guard, found.outer))
-    finally:
-        del seen
+    what was found into ``config.layouts``. ``calibrate_tid`` is this thread. What can't be
+    measured stays 0: the programs then unwind."""
+    for number, program in enumerate(_PROGRAMS):
+        try:
+            attach(program)
+        except BpfError as error:
+            log.debug("stack layout %d not measured: %s", number, error)
+            return
+        before = look().hits
+        _ask_for_net_raw()
+        seen = look()
+        found = stack_layout(seen, config) if seen.hits > before else None
+        if found:
+            config.layouts[number] = found
+        log.debug("stack layout %d: %s", number, found and (found.guard, found.outer))
 
 
 def programs() -> frozenset[str]:

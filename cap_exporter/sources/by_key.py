@@ -5,22 +5,31 @@ compare-and-swap in BPF. Read only, so that no count can be lost to a deletion."
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from cap_exporter.model import CgroupKey, CheckKey
 from cap_exporter.sources import layout
 from cap_exporter.sources.counters import GRACE
-from cap_exporter.sources.libbpf_binding import Object, possible_cpus
+
+
+class Maps(Protocol):
+    """The part of a loaded program that is needed here."""
+
+    def items(self, name: str, key: type[Any], value: type[Any]) -> Iterator[tuple[Any, Any]]: ...
+    def delete(self, name: str, key: Any) -> None: ...
 
 
 class KeyCounters:
     """The same as CounterTable, with two system calls per live key."""
 
-    def __init__(self, probe: Object, name: str, hierarchy_ids: Sequence[int], total: int) -> None:
+    def __init__(
+        self, probe: Maps, name: str, hierarchy_ids: Sequence[int], total: int, cpus: int
+    ) -> None:
         self._probe = probe
         self._name = name
         self._hierarchy_ids = hierarchy_ids
-        self._value = ctypes.c_uint64 * possible_cpus()
+        self._value = ctypes.c_uint64 * cpus
         self._seen: dict[int, int] = {}
         self._retired: list[tuple[float, frozenset[CgroupKey]]] = []
         self.total = total

@@ -3,10 +3,58 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cap_exporter.cgroups.hierarchies import Hierarchies
-from cap_exporter.model import Source
+from cap_exporter.model import CgroupKey, Drain, Source, SourceError, SourceInfo
+
+log = logging.getLogger(__name__)
+
+
+class FirstOf:
+    """The first of several sources that can be opened."""
+
+    def __init__(self, makers: Sequence[tuple[str, Callable[[], Source]]]) -> None:
+        self._makers = makers
+        self._source: Source | None = None
+
+    @property
+    def event_fd(self) -> int | None:
+        return getattr(self._source, "event_fd", None)
+
+    def open(self) -> SourceInfo:
+        failures = []
+        for name, make in self._makers:
+            source = make()
+            try:
+                info = source.open()
+            except SourceError as error:
+                failures.append(f"{name}: {error}")
+                log.info("the %s source does not work here: %s", name, error)
+                continue
+            self._source = source
+            return info
+        raise SourceError("\n".join(failures))
+
+    def _opened(self) -> Source:
+        if self._source is None:
+            raise RuntimeError("the source is not open")
+        return self._source
+
+    def introduce(self, cgroups: Iterable[tuple[CgroupKey, str]]) -> None:
+        self._opened().introduce(cgroups)
+
+    def drain(self) -> Drain:
+        return self._opened().drain()
+
+    def release(self, cgroups: Sequence[CgroupKey]) -> None:
+        self._opened().release(cgroups)
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
 
 
 def make_source(
@@ -18,7 +66,7 @@ def make_source(
     counters: int = 32768,
     paced: bool = True,
 ) -> Source:
-    """``spec``: auto, libbpf or replay:FILE. Nothing is loaded before open().
+    """``spec``: auto, libbpf, bcc or replay:FILE. Nothing is loaded before open().
     ``paced``: play a recording at its own speed."""
 
     def libbpf() -> Source:
@@ -26,8 +74,17 @@ def make_source(
 
         return LibbpfSource(hierarchies, attach=attach, btf=btf, slots=counters)
 
+    def bcc() -> Source:
+        from cap_exporter.sources.bcc import BccSource
+
+        return BccSource(hierarchies, attach=attach, btf=btf, slots=counters)
+
     if spec.startswith("replay:"):
         from cap_exporter.sources.replay import ReplaySource
 
         return ReplaySource(Path(spec.removeprefix("replay:")), paced=paced)
-    return libbpf()
+    if spec == "libbpf":
+        return libbpf()
+    if spec == "bcc":
+        return bcc()
+    return FirstOf((("libbpf", libbpf), ("bcc", bcc)))

@@ -8,9 +8,18 @@ object's BTF.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from typing import Final
 
-from cap_exporter.model import CgroupChange, CheckClass, CheckKey, UserNamespace, Verdict
+from cap_exporter.cgroups.hierarchies import Hierarchy
+from cap_exporter.model import (
+    CgroupChange,
+    CheckClass,
+    CheckKey,
+    ReferenceKind,
+    UserNamespace,
+    Verdict,
+)
 from cap_exporter.model import CgroupKey as Cgroup
 
 LAYOUT_VERSION: Final = 1
@@ -135,6 +144,27 @@ class CgroupNote(ctypes.Structure):
     """struct cgroup_note"""
 
     _fields_ = (("created", ctypes.c_uint64), ("rank", ctypes.c_uint64))
+
+
+RANKS: Final = {
+    ReferenceKind.POD: RANK_CONTAINER,
+    ReferenceKind.CONTAINER: RANK_CONTAINER,
+    ReferenceKind.SYSTEMD: RANK_NAMED,
+}
+
+
+def set_hierarchies(config: Config, counted: Iterable[Hierarchy]) -> None:
+    """Which cgroup hierarchies there are."""
+    for number in range(len(HIERARCHIES)):
+        config.hierarchy_ids[number] = -1
+    for hierarchy in counted:
+        config.hierarchy_ids[HIERARCHIES.index(hierarchy.controller)] = hierarchy.id
+        if hierarchy.controller == "pids":
+            config.v1_pids = 1
+        elif hierarchy.controller == "memory":
+            config.v1_memory = 1
+        else:
+            config.v2 = 1
 
 
 class Calibration(ctypes.Structure):

@@ -14,15 +14,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cap_exporter.cgroups.hierarchies import UNIFIED, Hierarchies, Mode
+from cap_exporter.cgroups.hierarchies import Hierarchies, Mode
 from cap_exporter.cgroups.reference import parse
 from cap_exporter.model import (
-    OVERFLOW,
     CgroupEvent,
     CgroupKey,
-    CheckKey,
     Drain,
-    ReferenceKind,
     SourceError,
     SourceInfo,
 )
@@ -31,6 +28,7 @@ from cap_exporter.sources.by_key import KeyCounters
 from cap_exporter.sources.counters import CounterTable
 from cap_exporter.sources.kallsyms import Symbols
 from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object, Ring
+from cap_exporter.sources.overflow import OverflowCounters
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +40,6 @@ MAX_SHARDS: Final = 8
 
 _LIFECYCLE: Final = frozenset({"cgroup_created", "cgroup_removed", "cgroup_renamed"})
 _PHASE: Final = frozenset({"task_attached", "task_forked", "task_executed", "task_exited"})
-
-
-_RANKS: Final = {
-    ReferenceKind.POD: layout.RANK_CONTAINER,
-    ReferenceKind.CONTAINER: layout.RANK_CONTAINER,
-    ReferenceKind.SYSTEMD: layout.RANK_NAMED,
-}
 
 
 class _Way(NamedTuple):
@@ -108,7 +99,7 @@ class LibbpfSource:
         self._counters: CounterTable | KeyCounters
         self._state: layout.State
         self._program = ""
-        self._overflow_seen = bytes(8 * layout.KEY_KINDS)
+        self._overflow = OverflowCounters()
         self._events: list[CgroupEvent] = []
         self._events_lost = 0
         self.symbols_restricted = False
@@ -158,17 +149,7 @@ class LibbpfSource:
         config.bucket_bits = buckets.bit_length() - 1
         config.shard_mask = shards - 1
         config.claims_mask = shards * self._slots - 1
-        for number in range(3):
-            config.hierarchy_ids[number] = -1
-        for hierarchy in self._hierarchies.counted:
-            number = layout.HIERARCHIES.index(hierarchy.controller)
-            config.hierarchy_ids[number] = hierarchy.id
-            if hierarchy.controller == "pids":
-                config.v1_pids = 1
-            elif hierarchy.controller == "memory":
-                config.v1_memory = 1
-            elif hierarchy.id == UNIFIED:
-                config.v2 = 1
+        layout.set_hierarchies(config, self._hierarchies.counted)
         parameters = types.parameters("cap_capable")
         # Asked by name, since vendors brought the change of 5.1 to older kernels.
         config.audit_argument = 1 if "opts" in parameters else 2 if "audit" in parameters else 0
@@ -199,11 +180,7 @@ class LibbpfSource:
     ) -> None:
         if symbols is None or not audit_class.set_callers(config, symbols):
             config.ambiguous = audit_class.AMBIGUOUS
-            log.warning(
-                "kernel symbol addresses are hidden (CAP_SYSLOG is missing, or "
-                "kernel.kptr_restrict is 2): checks of capabilities that the kernel also probes "
-                "for are published as background checks, reason unclassified"
-            )
+            log.warning(audit_class.HIDDEN)
             return
         probe = Object(bpf, path, self._btf)
         try:
@@ -211,7 +188,9 @@ class LibbpfSource:
             probe.set_initial(".rodata.config", config)
             _drop_unused_maps(probe, keep={"calibration"})
             probe.load()
-            audit_class.measure(probe, config)
+            audit_class.measure(
+                probe.attach, lambda: probe.struct("calibration", layout.Calibration), config
+            )
         except BpfError as error:
             log.debug("the stack's layout was not measured: %s", error)
         finally:
@@ -234,7 +213,9 @@ class LibbpfSource:
         self._state = probe.struct(".bss.state", layout.State)
         ids = tuple(config.hierarchy_ids)
         if by_key:
-            self._counters = KeyCounters(probe, "counts_by_key", ids, self._slots)
+            self._counters = KeyCounters(
+                probe, "counts_by_key", ids, self._slots, bpf.possible_cpus
+            )
         else:
             state = self._state
             self._counters = CounterTable(
@@ -278,7 +259,7 @@ class LibbpfSource:
             return
         numbers = {h.id: layout.HIERARCHIES.index(h.controller) for h in self._hierarchies.counted}
         for cgroup, path in cgroups:
-            rank = _RANKS.get(parse(path).kind, layout.RANK_OTHER)
+            rank = layout.RANKS.get(parse(path).kind, layout.RANK_OTHER)
             if rank != layout.RANK_OTHER and cgroup.hierarchy in numbers:
                 key = ctypes.c_uint64(
                     cgroup.id << layout.KEY_CGROUP_SHIFT
@@ -301,7 +282,7 @@ class LibbpfSource:
         # Counters first: each cgroup counted by now has its creation in the ring already.
         increments = self._counters.drain(now)
         at = time.time()
-        increments += self._overflow()
+        increments += self._overflow.increments(bytes(self._state.overflow))
         self._ring.consume()
         events, self._events = self._events, []
         lost = self._state.events_lost
@@ -318,19 +299,6 @@ class LibbpfSource:
 
     def release(self, cgroups: Sequence[CgroupKey]) -> None:
         self._counters.release(cgroups, time.monotonic())
-
-    def _overflow(self) -> list[tuple[CheckKey, int]]:
-        now = bytes(self._state.overflow)
-        if now == self._overflow_seen:
-            return []
-        before = memoryview(self._overflow_seen).cast("Q")
-        increments = [
-            (layout.decode_kind(kind, OVERFLOW), count - before[kind])
-            for kind, count in enumerate(memoryview(now).cast("Q"))
-            if count != before[kind]
-        ]
-        self._overflow_seen = now
-        return increments
 
     def _missed(self) -> Mapping[str, int]:
         assert self._object is not None

@@ -70,7 +70,7 @@ class _TestRunOpts(ctypes.Structure):
     )
 
 
-class _ProgInfo(ctypes.Structure):
+class ProgInfo(ctypes.Structure):
     """struct bpf_prog_info (include/uapi/linux/bpf.h, 6.18), named where it is used."""
 
     _fields_ = (
@@ -183,6 +183,11 @@ class LibBpf:
         return BpfError(what, number or ctypes.get_errno() or errno.EIO, self.take_log())
 
     @property
+    def possible_cpus(self) -> int:
+        """How many values a per-CPU map's entry has."""
+        return int(self.lib.libbpf_num_possible_cpus())
+
+    @property
     def version(self) -> str:
         text: bytes = self.lib.libbpf_version_string()
         return text.decode()
@@ -204,7 +209,7 @@ class Object:
         if not self._object:
             raise bpf.fail(f"cannot open the BPF object {path}")
         self._links: list[int] = []
-        self._mappings: list[tuple[memoryview, mmap.mmap]] = []
+        self._mappings: dict[str, tuple[memoryview, mmap.mmap]] = {}
         self.programs = {
             self._lib.bpf_program__name(p).decode(): p
             for p in self._each(self._lib.bpf_object__next_program)
@@ -262,10 +267,12 @@ class Object:
         of = self.maps[name]
         value_size = (self._lib.bpf_map__value_size(of) + 7) & ~7
         size = value_size * self._lib.bpf_map__max_entries(of)
+        if (known := self._mappings.get(name)) is not None:
+            return known[0]
         page = mmap.PAGESIZE
         mapping = mmap.mmap(self.map_fd(name), (size + page - 1) // page * page)
         view = memoryview(mapping)[:size]
-        self._mappings.append((view, mapping))
+        self._mappings[name] = (view, mapping)
         return view
 
     def struct(self, name: str, kind: type[_T]) -> _T:
@@ -274,7 +281,7 @@ class Object:
 
     def recursion_misses(self, program: str) -> int:
         """Runs the kernel left out because the program was running on that CPU already (5.12)."""
-        info = _ProgInfo()
+        info = ProgInfo()
         size = ctypes.c_uint32(ctypes.sizeof(info))
         fd = self.program_fd(program)
         if self._lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
@@ -314,7 +321,7 @@ class Object:
         if self._object:
             self._lib.bpf_object__close(self._object)
             self._object = None
-        for view, mapping in self._mappings:
+        for view, mapping in self._mappings.values():
             try:
                 view.release()
                 mapping.close()
@@ -384,8 +391,3 @@ class KernelTypes:
 
     def close(self) -> None:
         self._lib.btf__free(self._btf)
-
-
-def possible_cpus() -> int:
-    """How many values a per-CPU map's entry has."""
-    return int(LibBpf().lib.libbpf_num_possible_cpus())

@@ -19,6 +19,7 @@ from cap_exporter.capabilities import name_of
 from cap_exporter.cgroups.hierarchies import Hierarchies, discover
 from cap_exporter.cgroups.tree import CgroupTree
 from cap_exporter.model import CgroupKey, CheckClass, CheckKey, Drain, UserNamespace
+from cap_exporter.sources.bcc import BccSource
 from cap_exporter.sources.libbpf import LibbpfSource
 from tests.kernel.containers import Container, make_root
 
@@ -28,7 +29,7 @@ _numbers = itertools.count()
 class Counting:
     """An attached source, and everything it has counted so far by cgroup path."""
 
-    def __init__(self, hierarchies: Hierarchies, source: LibbpfSource) -> None:
+    def __init__(self, hierarchies: Hierarchies, source: LibbpfSource | BccSource) -> None:
         self.source = source
         self.info = source.open()
         self.tree = CgroupTree(hierarchies)

@@ -122,6 +122,7 @@ def test_a_command_s_checks_have_their_capability_verdict_and_audit_class(
         assert not seen & {(c, v, other[a]) for c, v, a in expected}
         return
     assert seen == expected
+    assert isinstance(shared.source, LibbpfSource)
     assert shared.source.stack_walks == 0
 
 
