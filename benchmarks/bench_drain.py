@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.compile import BPF, compile_bpf
 from cap_exporter.sources import layout
 from cap_exporter.sources.by_key import KeyCounters
 from cap_exporter.sources.counters import CounterTable
 from cap_exporter.sources.libbpf_binding import LibBpf, Object
 
-HERE = Path(__file__).parent
-BPF = HERE.parent / "bpf"
 ROUNDS = 9
 
 
@@ -47,23 +45,7 @@ def main() -> None:
         bpf = LibBpf()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "x.bpf.o"
-            subprocess.run(
-                [
-                    "clang",
-                    "-O2",
-                    "-g",
-                    "-target",
-                    "bpf",
-                    "-mcpu=v3",
-                    "-D__TARGET_ARCH_x86",
-                    f"-I{BPF}",
-                    "-c",
-                    str(BPF / "cap_checks.bpf.c"),
-                    "-o",
-                    str(path),
-                ],
-                check=True,
-            )
+            compile_bpf(BPF / "cap_checks.bpf.c", path)
             probe = Object(bpf, path)
         probe.only(frozenset())
         for name in ("counters", "claims"):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.compile import compile_bpf
 from cap_exporter.cgroups.hierarchies import discover
 from cap_exporter.sources.libbpf import LibbpfSource
 from cap_exporter.sources.libbpf_binding import LibBpf, Object
@@ -52,23 +53,7 @@ def _build(folder: Path) -> tuple[Path, Path]:
     folder.chmod(0o755)
     loop, peers = folder / "check_loop", folder / "peers.bpf.o"
     subprocess.run(["clang", "-O2", "-o", loop, HERE / "check_loop.c"], check=True)
-    subprocess.run(
-        [
-            "clang",
-            "-O2",
-            "-g",
-            "-target",
-            "bpf",
-            "-mcpu=v3",
-            "-D__TARGET_ARCH_x86",
-            f"-I{HERE.parent / 'bpf'}",
-            "-c",
-            str(HERE / "bpf/peers.bpf.c"),
-            "-o",
-            str(peers),
-        ],
-        check=True,
-    )
+    compile_bpf(HERE / "bpf/peers.bpf.c", peers)
     return loop, peers
 
 
