@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "Count, resolve, serve: the exporter.",
     "profile": "What containers use and are denied.",
     "record": "Write what a source gives to a file.",
+    "resolve": "What a cgroup path, cgroup id or process is, and why.",
     "doctor": "What works on this host, what does not, why, and what to do.",
 }
 

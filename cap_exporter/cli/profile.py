@@ -6,15 +6,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
 import click
 
+from cap_exporter.cli.client import DEFAULT_URL, NoAnswer, ask_exporter
 from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
-
-DEFAULT_URL = "http://127.0.0.1:10839"
 
 
 @click.command("profile")
@@ -117,20 +114,13 @@ def _count(duration: float | None, replay: bool, source: dict[str, Any]) -> dict
 
 
 def _ask(url: str) -> dict[str, Any]:
-    address = url.rstrip("/") + "/api/v1/profiles"
     try:
-        with urllib.request.urlopen(address, timeout=10) as answer:
-            document = json.load(answer)
-    except (OSError, urllib.error.URLError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        return ask_exporter(url)
+    except NoAnswer as error:
         raise click.ClickException(
-            f"no answer from {address}: {reason}.\n"
-            "Start the exporter (`cap-exporter run`), give its address (--url), or count right "
-            "here: cap-exporter profile --for 30s"
+            f"{error}.\nStart the exporter (`cap-exporter run`), give its address (--url), or "
+            "count right here: cap-exporter profile --for 30s"
         ) from error
-    if not isinstance(document, dict) or not isinstance(document.get("containers"), list):
-        raise click.ClickException(f"{address} is no cap-exporter: its answer has no containers")
-    return document
 
 
 def _wanted(
