@@ -57,9 +57,7 @@ format: $(DONE)/dev ## Rewrite the Python files in the style that check asks for
 	@$(BIN)/ruff format $(CHECKED)
 
 bench: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Measure what counting costs (root)
-	@for file in benchmarks/bench_*.py; do \
-		name=$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "benchmarks.$$name" $(ARGS); \
-	done
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 # One resolution for every Python and machine that is supported; no address of a registry in it.
 UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \

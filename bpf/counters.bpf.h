@@ -26,7 +26,10 @@ struct {
 	__type(value, struct bucket);
 } counters SEC(".maps");
 
-/* Slots in the order they were claimed, plus one; the process zeroes what it has read. */
+/*
+ * A log of the slots claimed: in the lower half the slot plus one, in the upper the position, so
+ * that the process can tell what was written from what is still to come.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -102,8 +105,9 @@ __noinline int count_slow(__u64 key, __u32 shard)
 			__sync_fetch_and_add(&bucket->slots[s].count, 1);
 			if (seen == key)
 				return 0;
-			nr = __sync_fetch_and_add(&state.claims, 1) & config.claims_mask;
-			claimed = (__u64)index * CAP_BUCKET_SLOTS + s + 1;
+			claimed = __sync_fetch_and_add(&state.claims, 1);
+			nr = claimed & config.claims_mask;
+			claimed = claimed << 32 | (index * CAP_BUCKET_SLOTS + s + 1);
 			bpf_map_update_elem(&claims, &nr, &claimed, BPF_ANY);
 			return 0;
 		}

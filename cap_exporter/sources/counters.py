@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from cap_exporter.model import CgroupKey, CheckKey
 from cap_exporter.sources import layout
 
+_LOWER_HALF = (1 << 32) - 1
+
 #: A slot is freed no sooner than this after its cgroup is gone, seconds. The programs that may
 #: have matched its key run for microseconds; ``synchronize`` covers those that were preempted.
 GRACE = 1.0
@@ -44,6 +46,7 @@ class CounterTable:
         self._tail = 0
         # The live slots: parallel lists, and one getter that reads all their counts.
         self._slots: list[int] = []
+        self._known: set[int] = set()
         self._keys: list[CheckKey] = []
         self._counts: list[int] = []
         self._read: Callable[[memoryview], tuple[int, ...]] | None = None
@@ -86,23 +89,34 @@ class CounterTable:
 
     def _take_claims(self) -> None:
         head = self._head()
-        if self._tail == head:
+        if head - self._tail > self._claims_mask:
+            # The log was overrun: more slots were claimed since the last drain than it holds.
+            self._look_at_all()
+            self._tail = head
             return
         while self._tail != head:
-            position = self._tail & self._claims_mask
-            claimed = self._claims[position]
-            if not claimed:
+            claimed = self._claims[self._tail & self._claims_mask]
+            if claimed >> 32 != self._tail & _LOWER_HALF or not claimed & _LOWER_HALF:
                 break  # being written right now: next time
-            self._claims[position] = 0
             self._tail += 1
-            slot = claimed - 1
-            key = self._words[2 * slot]
-            hierarchy = self._hierarchy_ids[key >> layout.KEY_HIERARCHY_SHIFT & 3]
-            cgroup = CgroupKey(hierarchy, key >> layout.KEY_CGROUP_SHIFT)
-            self._slots.append(slot)
-            self._keys.append(layout.decode_kind(key, cgroup))
-            self._counts.append(0)
-            self._by_cgroup[cgroup].append(slot)
+            self._take((claimed & _LOWER_HALF) - 1)
+
+    def _look_at_all(self) -> None:
+        for slot, key in enumerate(self._words[::2].tolist()):
+            if key not in (layout.SLOT_EMPTY, layout.SLOT_RETIRED):
+                self._take(slot)
+
+    def _take(self, slot: int) -> None:
+        if slot in self._known:
+            return
+        self._known.add(slot)
+        key = self._words[2 * slot]
+        hierarchy = self._hierarchy_ids[key >> layout.KEY_HIERARCHY_SHIFT & 3]
+        cgroup = CgroupKey(hierarchy, key >> layout.KEY_CGROUP_SHIFT)
+        self._slots.append(slot)
+        self._keys.append(layout.decode_kind(key, cgroup))
+        self._counts.append(0)
+        self._by_cgroup[cgroup].append(slot)
         self._read = None
 
     def _increments(self) -> list[tuple[CheckKey, int]]:
@@ -125,6 +139,7 @@ class CounterTable:
 
     def _zero(self, slots: Sequence[int]) -> None:
         gone = set(slots)
+        self._known -= gone
         keep = [i for i, slot in enumerate(self._slots) if slot not in gone]
         self._slots = [self._slots[i] for i in keep]
         self._keys = [self._keys[i] for i in keep]

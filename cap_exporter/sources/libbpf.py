@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 #: Counters of one shard of the table, by default: 512 KiB.
 SLOTS_PER_SHARD: Final = 32768
 
+#: Slots that may be claimed between two drains without a look at the whole table.
+CLAIMS: Final = 8192
+
 #: CPUs share a table from this many on; each shard costs memory.
 MAX_SHARDS: Final = 8
 
@@ -148,7 +151,7 @@ class LibbpfSource:
         config.bucket_mask = buckets - 1
         config.bucket_bits = buckets.bit_length() - 1
         config.shard_mask = shards - 1
-        config.claims_mask = shards * self._slots - 1
+        config.claims_mask = min(shards * self._slots, CLAIMS) - 1
         layout.set_hierarchies(config, self._hierarchies.counted)
         parameters = types.parameters("cap_capable")
         # Asked by name, since vendors brought the change of 5.1 to older kernels.
@@ -207,7 +210,7 @@ class LibbpfSource:
             _drop_unused_maps(probe, keep={"counts_by_key"})
         else:
             probe.set_max_entries("counters", total // layout.BUCKET_SLOTS)
-            probe.set_max_entries("claims", total)
+            probe.set_max_entries("claims", config.claims_mask + 1)
             _drop_unused_maps(probe, keep={"counters", "claims"})
         probe.load()
         self._state = probe.struct(".bss.state", layout.State)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,9 +18,9 @@ SLOTS = 64
 class Kernel:
     """The memory as the programs write it."""
 
-    def __init__(self) -> None:
+    def __init__(self, claims: int = SLOTS) -> None:
         self.counters = memoryview(bytearray(SLOTS * layout.SLOT_BYTES))
-        self.claims = memoryview(bytearray(SLOTS * 8))
+        self.claims = memoryview(bytearray(claims * 8))
         self.head = 0
         self.synchronized = 0
         self.table = CounterTable(
@@ -40,7 +41,7 @@ class Kernel:
             self.log(slot)
 
     def log(self, slot: int) -> None:
-        self.claims.cast("Q")[self.head % SLOTS] = slot + 1
+        self.claims.cast("Q")[self.head % (len(self.claims) // 8)] = self.head << 32 | slot + 1
         self.head += 1
 
     def count(self, slot: int, n: int = 1) -> None:
@@ -81,7 +82,7 @@ def test_a_claim_that_is_being_written_is_taken_the_next_time() -> None:
     kernel.count(1, 2)
     kernel.head += 1
     assert kernel.table.drain(0.0) == []
-    kernel.claims.cast("Q")[0] = 2
+    kernel.claims.cast("Q")[0] = 1 + 1
     assert [n for _, n in kernel.table.drain(1.0)] == [2]
 
 
@@ -128,9 +129,27 @@ def test_a_late_check_of_a_removed_cgroup_is_counted_and_can_be_released_too() -
     assert kernel.table.used == 0
 
 
+def test_more_claims_than_the_log_holds_lead_to_a_look_at_all_slots() -> None:
+    kernel = Kernel(claims=8)
+    for slot in range(20):
+        kernel.claim(slot, key_of(slot + 2))
+        kernel.count(slot)
+    assert sum(n for _, n in kernel.table.drain(0.0)) == 20
+    # What is logged late was seen already.
+    kernel.log(5)
+    kernel.count(5)
+    assert [n for _, n in kernel.table.drain(1.0)] == [1]
+    kernel.claim(30, key_of(99))
+    kernel.count(30)
+    assert [n for _, n in kernel.table.drain(2.0)] == [1]
+
+
+@pytest.mark.parametrize("claims", [SLOTS, 4])
 @given(st.data())
-def test_nothing_is_lost_or_told_twice_whatever_comes_and_goes(data: st.DataObject) -> None:
-    kernel = Kernel()
+def test_nothing_is_lost_or_told_twice_whatever_comes_and_goes(
+    claims: int, data: st.DataObject
+) -> None:
+    kernel = Kernel(claims)
     made: dict[int, int] = {}
     told: dict[int, int] = {}
     slots: dict[int, int] = {}

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the running exporter takes: memory, CPU when idle and under load, time to start.
+
+    python -m benchmarks.bench_footprint [SECONDS]
+
+A real exporter (the installed command) and real cgroups. SECONDS: how long CPU time is watched.
+Needs root.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.results import report
+from cap_exporter.cgroups.hierarchies import UNIFIED, discover
+from tests.e2e.exporter import RunningExporter
+
+HERE = Path(__file__).parent
+RATE = 100_000
+
+
+def main() -> None:
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    for containers, memory in ((100, 60), (1000, 80)):
+        with _exporter() as exporter, _containers(containers) as folders:
+            _checks_in_each(folders)
+            time.sleep(6)
+            exporter.get("/metrics")
+            resident = _status(exporter.process.pid, "VmRSS") / 1024
+            report("memory", f"resident, {containers} containers", resident, "MB", memory)
+            if containers == 100:
+                report("memory", "maps in the kernel", _map_bytes(exporter) / 2**20, "MB", 8)
+                idle = _cpu_share(exporter.process.pid, seconds)
+                report("CPU", "idle, 100 containers, drain every 5 s", idle * 100, "%", 0.2)
+                busy = _under_load(exporter, folders, seconds)
+                report("CPU", "100,000 checks/s in 100 containers", busy * 100, "%", 2)
+    report("start", "to the first exact count", _start(), "s", 1)
+
+
+@contextmanager
+def _exporter(*arguments: str) -> Iterator[RunningExporter]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RunningExporter(Path(folder), "--drain-interval=5s", *arguments) as exporter,
+    ):
+        yield exporter
+
+
+@contextmanager
+def _containers(count: int) -> Iterator[list[Path]]:
+    """Cgroups such as Docker makes."""
+    mounts = [h.mount for h in discover().counted if h.id == UNIFIED and h.mount]
+    base = mounts[0] / "docker"
+    folders = [base / secrets.token_hex(32) for _ in range(count)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    try:
+        yield folders
+    finally:
+        time.sleep(0.2)
+        for folder in (*folders, base):
+            folder.rmdir()
+
+
+_WALK = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+home = sys.argv[1]
+for folder in sys.stdin.read().split():
+    open(folder + "/cgroup.procs", "w").write("0")
+    libc.acct(None)
+    libc.sethostname(b"x", -1)
+    os.path.exists("/root/x")
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -1)
+    except OSError:
+        pass
+open(home + "/cgroup.procs", "w").write("0")
+"""
+
+
+def _checks_in_each(folders: list[Path]) -> None:
+    """A few different checks in each of the cgroups."""
+    home = folders[0].parent.parent
+    subprocess.run(
+        [sys.executable, "-c", _WALK, home],
+        input="\n".join(map(str, folders)),
+        text=True,
+        check=True,
+    )
+
+
+def _status(pid: int, field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    assert found
+    return int(found[1])
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Time on a CPU, of all threads: schedstat counts nanoseconds, where stat counts ticks."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def _cpu_share(pid: int, seconds: float) -> float:
+    before, began = _cpu_seconds(pid), time.monotonic()
+    time.sleep(seconds)
+    return (_cpu_seconds(pid) - before) / (time.monotonic() - began)
+
+
+def _under_load(exporter: RunningExporter, folders: list[Path], seconds: int) -> float:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        program = Path(folder) / "check_pace"
+        program.parent.chmod(0o755)
+        subprocess.run(["clang", "-O2", "-o", program, HERE / "check_pace.c"], check=True)
+        each = RATE // len(folders)
+        user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+        enter = f'echo 0 > "$0/cgroup.procs"; exec {user} {program} {each} {seconds}'
+        running = [
+            subprocess.Popen(["sh", "-c", enter, str(where)], stdout=subprocess.PIPE)
+            for where in folders
+        ]
+        time.sleep(1)
+        share = _cpu_share(exporter.process.pid, seconds - 2)
+        made = sum(int(process.communicate()[0]) for process in running)
+    exporter.eventually("capability_checks_total", made + len(folders), capability="CAP_SYS_PACCT")
+    return share
+
+
+def _map_bytes(exporter: RunningExporter) -> int:
+    """Memory of the maps that the process has open (memlock of their file descriptors)."""
+    total = 0
+    for info in Path(f"/proc/{exporter.process.pid}/fdinfo").iterdir():
+        text = info.read_text()
+        if "map_type:" in text and (found := re.search(r"^memlock:\s+(\d+)", text, re.M)):
+            total += int(found[1])
+    return total
+
+
+def _start() -> float:
+    """From starting the command to a scrape that has the count of a check made after attaching:
+    the median of three."""
+    taken = []
+    for _ in range(3):
+        with _containers(1) as folders:
+            began = time.monotonic()
+            with _exporter("--drain-interval=50ms") as exporter:
+                _checks_in_each(folders)
+                exporter.eventually(
+                    "capability_checks_total", 1, capability="CAP_SYS_PACCT", verdict="allowed"
+                )
+                taken.append(time.monotonic() - began)
+    return sorted(taken)[1]
+
+
+if __name__ == "__main__":
+    main()
