@@ -165,20 +165,7 @@ def _run(loop: Path, kind: str, cpus: tuple[str, ...], cgroups: list[Path]) -> f
     for first in range(0, len(cgroups), len(cpus)):
         running = [
             subprocess.Popen(
-                [
-                    "sh",
-                    "-c",
-                    enter,
-                    str(where),
-                    *user,
-                    "taskset",
-                    "-c",
-                    cpu,
-                    loop,
-                    kind,
-                    batch,
-                    "3",
-                ],
+                [*shell, str(where), *user, "taskset", "-c", cpu, loop, kind, batch, "3"],
                 stdout=subprocess.PIPE,
                 text=True,
             )
