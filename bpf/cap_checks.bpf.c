@@ -9,6 +9,7 @@
 #include "cgroups.bpf.h"
 #include "setup.bpf.h"
 #include "classify.bpf.h"
+#include "events.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -22,6 +23,7 @@ struct {
 } calibration SEC(".maps");
 
 struct check {
+	void *ctx;
 	void *stack; /* the tracepoint's context, or NULL where the hook tells the audit class */
 	const struct cred *cred;
 	struct user_namespace *target;
@@ -62,6 +64,108 @@ static __always_inline enum check_class classify(bool direct, struct task_struct
 	return audit == AUDIT_UNKNOWN ? CLASS_UNCLASSIFIED : CLASS_MEANINGFUL;
 }
 
+static __always_inline int syscall_of(bool direct, struct task_struct *task)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (direct) /* bpf_task_pt_regs() wants a typed pointer */
+		return BPF_CORE_READ((struct pt_regs *)bpf_task_pt_regs(task), orig_ax);
+#elif defined(__TARGET_ARCH_arm64)
+	struct pt_regs___syscall *regs;
+
+	if (direct) {
+		regs = (void *)bpf_task_pt_regs(task);
+		return BPF_CORE_READ(regs, syscallno);
+	}
+#endif
+	return -1;
+}
+
+/* Is this check to be told, and how many equal ones were not? */
+static __always_inline bool is_sampled(struct task_struct *task, __u64 key, __u64 now,
+				       __u64 *suppressed)
+{
+	struct sample_key kind = { .key = key, .executable = executable(task) };
+	struct sample first = { .last = now }, *sample;
+
+	sample = bpf_map_lookup_elem(&samples, &kind);
+	if (!sample)
+		return bpf_map_update_elem(&samples, &kind, &first, BPF_NOEXIST) == 0;
+	if (now - sample->last < config.event_interval) {
+		__sync_fetch_and_add(&sample->suppressed, 1);
+		return false;
+	}
+	/* Two CPUs may get here at once: one event more, none less. */
+	sample->last = now;
+	*suppressed = sample->suppressed;
+	__sync_fetch_and_add(&sample->suppressed, -*suppressed);
+	return true;
+}
+
+static __noinline int tell(void *ctx, struct task_struct *task, const struct check *check,
+			   __u64 key, int syscall)
+{
+	__u64 now = bpf_ktime_get_boot_ns(), suppressed = 0;
+	struct user_namespace *target = check->target;
+	const struct cred *cred = check->cred;
+	struct task_struct *parent;
+	struct check_event *event;
+	struct upid *numbers;
+	struct pid *pid;
+	__u32 level;
+	long len;
+
+	if (!is_sampled(task, key, now, &suppressed))
+		return 0;
+	if (!take_token(key >> CAP_KEY_HIERARCHY_SHIFT, now)) {
+		__sync_fetch_and_add(&state.events_limited, 1);
+		return 0;
+	}
+	event = bpf_ringbuf_reserve(&check_events, sizeof(*event), 0);
+	if (!event) {
+		__sync_fetch_and_add(&state.events_full, 1);
+		return 0;
+	}
+	event->time = now;
+	event->key = key;
+	event->suppressed = suppressed;
+	event->effective = event->permitted = event->bounding = 0;
+	bpf_probe_read_kernel(&event->effective, sizeof(__u64), &cred->cap_effective);
+	bpf_probe_read_kernel(&event->permitted, sizeof(__u64), &cred->cap_permitted);
+	bpf_probe_read_kernel(&event->bounding, sizeof(__u64), &cred->cap_bset);
+	event->tid = BPF_CORE_READ(task, pid);
+	pid = BPF_CORE_READ(task, group_leader, thread_pid);
+	numbers = (void *)pid + bpf_core_field_offset(struct pid, numbers);
+	level = BPF_CORE_READ(pid, level);
+	numbers = (void *)numbers + level * bpf_core_type_size(struct upid);
+	event->pid_in_container = BPF_CORE_READ(numbers, nr);
+	event->gid = BPF_CORE_READ(cred, gid.val);
+	event->auid = -1;
+	if (bpf_core_field_exists(task->loginuid))
+		event->auid = BPF_CORE_READ(task, loginuid.val);
+	event->ret = check->denied ? -1 : 0;
+	event->syscall = syscall;
+	event->target_level = BPF_CORE_READ(target, level);
+	event->target_inode = BPF_CORE_READ(target, ns.inum);
+	event->target_uid = BPF_CORE_READ(target, owner.val);
+	event->target_gid = BPF_CORE_READ(target, group.val);
+	event->opts = check->audit_argument;
+	event->has_opts = !check->stack && config.audit_argument == 1;
+	event->pad = 0;
+	fill_namespaces(&event->namespaces, task, cred);
+	fill_process(&event->process, task);
+	parent = BPF_CORE_READ(task, real_parent);
+	fill_process(&event->parent, parent);
+	event->frames = 0;
+	if (config.events & EVENTS_STACK) {
+		len = bpf_get_stack(ctx, event->stack, sizeof(event->stack), 0);
+		if (len > 0)
+			event->frames = len / sizeof(__u64);
+	}
+	bpf_ringbuf_submit(event, 0);
+	__sync_fetch_and_add(&state.events_sent, 1);
+	return 0;
+}
+
 static __always_inline int on_check(bool direct, bool table, const struct check *check)
 {
 	struct task_struct *task;
@@ -89,6 +193,10 @@ static __always_inline int on_check(bool direct, bool table, const struct check 
 		count_in_table(key);
 	else
 		count_by_key(key);
+	if (class == CLASS_MEANINGFUL &&
+	    config.events & (check->denied ? EVENTS_DENIED : EVENTS_ALLOWED) &&
+	    config.event_capabilities >> (check->cap & 63) & 1)
+		tell(check->ctx, task, check, key, syscall_of(direct, task));
 	return 0;
 }
 
@@ -98,6 +206,7 @@ int BPF_PROG(checks_tp_btf, const struct cred *cred, struct user_namespace *targ
 	     const struct user_namespace *capable_ns, int cap, int ret)
 {
 	struct check check = {
+		.ctx = ctx,
 		.stack = ctx,
 		.cred = cred,
 		.target = target,
@@ -113,6 +222,7 @@ int BPF_PROG(checks_fexit, const struct cred *cred, struct user_namespace *targe
 	     unsigned int opts, int ret)
 {
 	struct check check = {
+		.ctx = ctx,
 		.cred = cred,
 		.target = target,
 		.audit_argument = opts,
@@ -129,6 +239,7 @@ int BPF_PROG(checks_fexit_by_key, const struct cred *cred, struct user_namespace
 	     unsigned int opts, int ret)
 {
 	struct check check = {
+		.ctx = ctx,
 		.cred = cred,
 		.target = target,
 		.audit_argument = opts,
@@ -142,6 +253,7 @@ int BPF_PROG(checks_fexit_by_key, const struct cred *cred, struct user_namespace
 static __always_inline int on_kprobe(bool table, struct pt_regs *regs)
 {
 	struct check check = {
+		.ctx = regs,
 		.cred = (void *)PT_REGS_PARM1(regs),
 		.target = (void *)PT_REGS_PARM2(regs),
 		.cap = (int)PT_REGS_PARM3(regs),

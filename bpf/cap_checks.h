@@ -99,6 +99,12 @@ struct cap_config {
 	__u8 audit_argument;	/* fexit, kprobe: 4th argument is 1 opts, 2 the old "audit" */
 	__u32 calibrate_tid;
 	__s32 hierarchy_ids[3];	/* cgroup_root.hierarchy_id by enum hierarchy, -1: none */
+	__u32 events;		/* enum event_checks; 0: no events */
+	__u32 event_pad;
+	__u64 event_capabilities; /* of which capabilities, as a mask */
+	__u64 event_interval;	/* ns between two events of equal checks */
+	__u64 event_burst;	/* events a cgroup may send at once */
+	__u64 event_refill;	/* ns until it may send one more */
 	__u64 ambiguous;	/* capabilities that have noaudit callers, as a mask */
 	__u64 preempt_mode_address;
 	struct text_range cap_capable;
@@ -120,6 +126,9 @@ struct cap_state {
 	__s64 setup_tasks;		/* processes in set-up now */
 	__u64 init_exe;			/* inode of process 1's executable */
 	__u64 epoch;			/* grows when a task may see other cgroups than before */
+	__u64 events_sent;
+	__u64 events_full;		/* events for which the ring had no room */
+	__u64 events_limited;		/* events beyond the cgroup's rate */
 	__u64 unknown_zero;		/* always 0, which the verifier can't know */
 	__u64 overflow[CAP_KEY_KINDS];	/* by the key's lower CAP_KEY_KIND_BITS */
 };
@@ -162,6 +171,76 @@ enum cgroup_rank {
 struct cgroup_note {
 	__u64 created;			/* boot clock, ns; 0: before we came */
 	__u64 rank;
+};
+
+/* Which checks become events: enum event_checks, a mask. */
+enum event_checks {
+	EVENTS_DENIED = 1,
+	EVENTS_ALLOWED = 2,
+	EVENTS_STACK = 4,	/* with the kernel stack */
+};
+
+#define CAP_EVENT_PATH 512
+#define CAP_EVENT_NAME 64	/* of one path component, longer ones are cut */
+#define CAP_EVENT_FRAMES 20
+#define CAP_COMM 16
+
+/* A process: the one that was checked, or its parent. */
+struct event_process {
+	__u64 start;			/* boot clock, ns */
+	__s32 pid;			/* tgid, in the initial pid namespace */
+	__u32 uid;
+	char comm[CAP_COMM];
+	/*
+	 * Names from the file up to the root of what the process sees, each with its NUL:
+	 * "dmesg" "bin". Cut where the room ends.
+	 */
+	__u16 exe_len;
+	__u16 cwd_len;
+	__u32 pad;
+	char exe[CAP_EVENT_PATH];
+	char cwd[CAP_EVENT_PATH];
+};
+
+/* Inodes of the namespaces, 0: the kernel does not have it. */
+struct event_namespaces {
+	__u32 uts;
+	__u32 ipc;
+	__u32 mnt;
+	__u32 pid;
+	__u32 pid_for_children;
+	__u32 net;
+	__u32 time;
+	__u32 time_for_children;
+	__u32 cgroup;
+	__u32 user;
+};
+
+struct check_event {
+	__u64 time;			/* boot clock, ns */
+	__u64 key;			/* a counter's key: cgroup, capability, verdict, class */
+	__u64 suppressed;		/* equal checks since the last event of them */
+	__u64 effective;		/* capability sets of the checked credentials */
+	__u64 permitted;
+	__u64 bounding;
+	__s32 tid;
+	__s32 pid_in_container;		/* tgid in the process's own pid namespace */
+	__u32 gid;
+	__u32 auid;			/* login uid, -1: none */
+	__s32 ret;
+	__s32 syscall;			/* -1: not told */
+	__s32 target_level;		/* the user namespace that was asked for */
+	__u32 target_inode;
+	__u32 target_uid;		/* its owner */
+	__u32 target_gid;
+	__u32 opts;			/* the kernel's CAP_OPT_..., where has_opts */
+	__u8 has_opts;
+	__u8 frames;			/* of the stack */
+	__u16 pad;
+	struct event_namespaces namespaces;
+	struct event_process process;
+	struct event_process parent;
+	__u64 stack[CAP_EVENT_FRAMES];
 };
 
 #define CAP_STACK_WORDS 64

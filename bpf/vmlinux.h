@@ -64,7 +64,10 @@ struct cred {
 	kuid_t suid;
 	kgid_t sgid;
 	kuid_t euid;
+	kgid_t egid;
+	kernel_cap_t cap_permitted;
 	kernel_cap_t cap_effective;
+	kernel_cap_t cap_bset;
 	struct user_namespace *user_ns;
 };
 
@@ -72,6 +75,11 @@ struct kernfs_node {
 	struct kernfs_node *parent;
 	const char *name;
 	__u64 id;
+};
+
+/* Until 5.4. */
+struct task_struct___old {
+	__u64 real_start_time;
 };
 
 /* Since 6.15 the parent is RCU protected and called __parent. */
@@ -104,15 +112,15 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
-struct mnt_namespace;
-
 struct dentry;
 
 struct vfsmount {
-	int mnt_flags;
+	struct dentry *mnt_root;
 };
 
 struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
 	struct mnt_namespace *mnt_ns;
 };
@@ -124,6 +132,7 @@ struct qstr {
 struct inode;
 
 struct dentry {
+	struct dentry *d_parent;
 	struct qstr d_name;
 };
 
@@ -141,8 +150,58 @@ struct mm_struct {
 	struct file *exe_file;
 };
 
+struct uts_namespace {
+	struct ns_common ns;
+};
+
+struct ipc_namespace {
+	struct ns_common ns;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+struct time_namespace {
+	struct ns_common ns;
+};
+
+struct cgroup_namespace {
+	struct ns_common ns;
+};
+
+struct mnt_namespace {
+	struct ns_common ns;
+};
+
+struct pid_namespace {
+	struct ns_common ns;
+};
+
 struct nsproxy {
+	struct uts_namespace *uts_ns;
+	struct ipc_namespace *ipc_ns;
 	struct mnt_namespace *mnt_ns;
+	struct pid_namespace *pid_ns_for_children;
+	struct net *net_ns;
+	struct time_namespace *time_ns;
+	struct time_namespace *time_ns_for_children;
+	struct cgroup_namespace *cgroup_ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
+struct fs_struct {
+	struct path root;
+	struct path pwd;
 };
 
 typedef struct {
@@ -160,6 +219,12 @@ struct task_struct {
 	pid_t pid;
 	pid_t tgid;
 	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
+	__u64 start_boottime;
+	kuid_t loginuid;
+	char comm[16];
+	struct fs_struct *fs;
 	const struct cred *real_cred;
 	const struct cred *cred;
 	struct nsproxy *nsproxy;
@@ -194,11 +259,18 @@ struct pt_regs {
 };
 #endif
 
+#if defined(__TARGET_ARCH_arm64)
+struct pt_regs___syscall {
+	int syscallno;
+} __attribute__((preserve_access_index));
+#endif
+
 /* The few constants of include/uapi/linux/bpf.h that are used. */
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_HASH = 5,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 

@@ -97,6 +97,10 @@ class Drain:
     """Events since the last drain for which the ring had no room: scan the file system again."""
     missed: Mapping[str, int] = field(default_factory=dict)
     """Checks the kernel did not show us, by reason; cumulative since the source was opened."""
+    events: Sequence[Event] = ()
+    """Sampled checks, in the order in which they were made."""
+    events_lost: Mapping[str, int] = field(default_factory=dict)
+    """Events that were not sent, by reason (``full``, ``limited``); cumulative."""
     slots_used: int = 0
     slots_total: int = 0
 
@@ -254,3 +258,57 @@ class Identity:
     """Path from the hierarchy's root."""
     helper: bool = False
     """A runtime's monitor process, not a workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process at the moment of a check; as the kernel knew it, not as it calls itself."""
+
+    pid: int
+    """In the host's pid namespace."""
+    comm: str
+    executable: str
+    """Path as the process sees it; ``""`` where it has none (a kernel thread)."""
+    cwd: str
+    uid: int
+    start_time: float
+    """Seconds since the epoch (UTC)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One check that was told, and how many equal ones it stands for."""
+
+    time: float
+    """Seconds since the epoch (UTC)."""
+    check: CheckKey
+    process: Process
+    parent: Process
+    tid: int
+    container_pid: int
+    """The process's number in its own pid namespace."""
+    gid: int
+    auid: int | None
+    """Login uid; None: nobody logged in."""
+    return_value: int
+    suppressed: int
+    """Equal checks since the last event of them: same cgroup, executable, capability, verdict and
+    user namespace."""
+    target_level: int
+    """Nesting of the user namespace that was asked for; 0 is the host's."""
+    target_uid: int
+    target_gid: int
+    target_inode: int
+    effective: int
+    """Capability sets of the checked credentials, as masks."""
+    permitted: int
+    bounding: int
+    namespaces: Mapping[str, int]
+    """Inodes of the process's namespaces; those that the kernel does not have are missing."""
+    syscall: int | None = None
+    """Number; None: not told by this way to attach, or not in a system call."""
+    audit: bool | None = None
+    """The kernel's own word (CAP_OPT_NOAUDIT), where the hook gives it."""
+    insetid: bool | None = None
+    stack: tuple[int, ...] = ()
+    """Kernel return addresses, innermost first, where they were asked for."""

@@ -95,6 +95,12 @@ class Config(ctypes.Structure):
         ("audit_argument", ctypes.c_uint8),
         ("calibrate_tid", ctypes.c_uint32),
         ("hierarchy_ids", ctypes.c_int32 * 3),
+        ("events", ctypes.c_uint32),
+        ("event_pad", ctypes.c_uint32),
+        ("event_capabilities", ctypes.c_uint64),
+        ("event_interval", ctypes.c_uint64),
+        ("event_burst", ctypes.c_uint64),
+        ("event_refill", ctypes.c_uint64),
         ("ambiguous", ctypes.c_uint64),
         ("preempt_mode_address", ctypes.c_uint64),
         ("cap_capable", TextRange),
@@ -119,6 +125,9 @@ class State(ctypes.Structure):
         ("setup_tasks", ctypes.c_int64),
         ("init_exe", ctypes.c_uint64),
         ("epoch", ctypes.c_uint64),
+        ("events_sent", ctypes.c_uint64),
+        ("events_full", ctypes.c_uint64),
+        ("events_limited", ctypes.c_uint64),
         ("unknown_zero", ctypes.c_uint64),
         ("overflow", ctypes.c_uint64 * KEY_KINDS),
     )
@@ -165,6 +174,74 @@ def set_hierarchies(config: Config, counted: Iterable[Hierarchy]) -> None:
             config.v1_memory = 1
         else:
             config.v2 = 1
+
+
+EVENTS_DENIED: Final = 1
+EVENTS_ALLOWED: Final = 2
+EVENTS_STACK: Final = 4
+EVENT_PATH: Final = 512
+EVENT_FRAMES: Final = 20
+
+#: Names of ``struct event_namespaces``'s members, as under /proc/PID/ns.
+NAMESPACES: Final = (
+    "uts",
+    "ipc",
+    "mnt",
+    "pid",
+    "pid_for_children",
+    "net",
+    "time",
+    "time_for_children",
+    "cgroup",
+    "user",
+)
+
+
+class EventProcess(ctypes.Structure):
+    """struct event_process"""
+
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("pid", ctypes.c_int32),
+        ("uid", ctypes.c_uint32),
+        ("comm", ctypes.c_ubyte * 16),
+        ("exe_len", ctypes.c_uint16),
+        ("cwd_len", ctypes.c_uint16),
+        ("pad", ctypes.c_uint32),
+        ("exe", ctypes.c_ubyte * EVENT_PATH),
+        ("cwd", ctypes.c_ubyte * EVENT_PATH),
+    )
+
+
+class CheckEvent(ctypes.Structure):
+    """struct check_event"""
+
+    _fields_ = (
+        ("time", ctypes.c_uint64),
+        ("key", ctypes.c_uint64),
+        ("suppressed", ctypes.c_uint64),
+        ("effective", ctypes.c_uint64),
+        ("permitted", ctypes.c_uint64),
+        ("bounding", ctypes.c_uint64),
+        ("tid", ctypes.c_int32),
+        ("pid_in_container", ctypes.c_int32),
+        ("gid", ctypes.c_uint32),
+        ("auid", ctypes.c_uint32),
+        ("ret", ctypes.c_int32),
+        ("syscall", ctypes.c_int32),
+        ("target_level", ctypes.c_int32),
+        ("target_inode", ctypes.c_uint32),
+        ("target_uid", ctypes.c_uint32),
+        ("target_gid", ctypes.c_uint32),
+        ("opts", ctypes.c_uint32),
+        ("has_opts", ctypes.c_uint8),
+        ("frames", ctypes.c_uint8),
+        ("pad", ctypes.c_uint16),
+        ("namespaces", ctypes.c_uint32 * len(NAMESPACES)),
+        ("process", EventProcess),
+        ("parent", EventProcess),
+        ("stack", ctypes.c_uint64 * EVENT_FRAMES),
+    )
 
 
 class Calibration(ctypes.Structure):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import mmap
 import os
 import platform
 import time
@@ -20,12 +21,14 @@ from cap_exporter.model import (
     CgroupEvent,
     CgroupKey,
     Drain,
+    Event,
     SourceError,
     SourceInfo,
 )
 from cap_exporter.sources import audit_class, diagnosis, layout, preemption
 from cap_exporter.sources.by_key import KeyCounters
 from cap_exporter.sources.counters import CounterTable
+from cap_exporter.sources.events import EventReader, EventSettings
 from cap_exporter.sources.kallsyms import Symbols
 from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object, Ring
 from cap_exporter.sources.overflow import OverflowCounters
@@ -89,6 +92,7 @@ class LibbpfSource:
         slots: int = SLOTS_PER_SHARD,
         btf: Path | None = None,
         bpf_object: Path | None = None,
+        events: EventSettings | None = None,
     ) -> None:
         if slots < layout.BUCKET_SLOTS * 2 or slots & (slots - 1):
             raise ValueError(f"the number of counters must be a power of two, not {slots}")
@@ -98,7 +102,10 @@ class LibbpfSource:
         self._btf = btf
         self._path = bpf_object
         self._object: Object | None = None
+        self._event_settings = events
         self._ring: Ring | None = None
+        self._event_ring: Ring | None = None
+        self._told: list[Event] = []
         self._counters: CounterTable | KeyCounters
         self._state: layout.State
         self._program = ""
@@ -157,6 +164,8 @@ class LibbpfSource:
         # Asked by name, since vendors brought the change of 5.1 to older kernels.
         config.audit_argument = 1 if "opts" in parameters else 2 if "audit" in parameters else 0
         config.calibrate_tid = audit_class.this_thread()
+        if self._event_settings:
+            self._event_settings.fill(config)
         return config
 
     def _read_symbols(self) -> Symbols | None:
@@ -205,6 +214,12 @@ class LibbpfSource:
         self._object = probe = Object(bpf, path, self._btf)
         probe.only(frozenset({program}) | _LIFECYCLE | _PHASE)
         probe.set_initial(".rodata.config", config)
+        ring = self._event_settings.ring_bytes if self._event_settings else mmap.PAGESIZE
+        probe.set_max_entries("check_events", ring)
+        if not self._event_settings:
+            # Nothing uses them then: as small as can be.
+            probe.set_max_entries("samples", 1)
+            probe.set_max_entries("event_tokens", 1)
         if by_key:
             probe.set_max_entries("counts_by_key", self._slots)
             _drop_unused_maps(probe, keep={"counts_by_key"})
@@ -228,6 +243,11 @@ class LibbpfSource:
                 ids,
                 synchronize,
             )
+        if self._event_settings:
+            reader = EventReader(ids)
+            self._event_ring = Ring(
+                bpf, probe.map_fd("check_events"), lambda r: self._told.append(reader.read(r))
+            )
         self._ring = Ring(bpf, probe.map_fd("cgroup_events"), self._on_cgroup_event)
         # What tells cgroups and phases comes first, so that no check is counted without them.
         for name in sorted(_LIFECYCLE | _PHASE):
@@ -236,9 +256,10 @@ class LibbpfSource:
         self._program = program
 
     def _give_up(self) -> None:
-        if self._ring:
-            self._ring.close()
-            self._ring = None
+        for ring in (self._ring, self._event_ring):
+            if ring:
+                ring.close()
+        self._ring = self._event_ring = None
         if self._object:
             self._drop_views()
             self._object.close()
@@ -252,7 +273,8 @@ class LibbpfSource:
 
     @property
     def event_fd(self) -> int | None:
-        """Readable when cgroups came or went: drain soon, so that the ring does not fill up."""
+        """Readable when cgroups came or went: drain soon, so that the ring does not fill up.
+        Events alone wait for the next drain."""
         return self._ring.fd if self._ring else None
 
     def introduce(self, cgroups: Iterable[tuple[CgroupKey, str]]) -> None:
@@ -288,6 +310,9 @@ class LibbpfSource:
         increments += self._overflow.increments(bytes(self._state.overflow))
         self._ring.consume()
         events, self._events = self._events, []
+        if self._event_ring:
+            self._event_ring.consume()
+        told, self._told = self._told, []
         lost = self._state.events_lost
         newly_lost, self._events_lost = lost - self._events_lost, lost
         return Drain(
@@ -296,6 +321,11 @@ class LibbpfSource:
             cgroup_events=events,
             cgroup_events_lost=newly_lost,
             missed=self._missed(),
+            events=told,
+            events_lost={
+                "full": self._state.events_full,
+                "limited": self._state.events_limited,
+            },
             slots_used=self._counters.used,
             slots_total=self._counters.total,
         )

@@ -19,6 +19,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "cap_config": layout.Config,
     "cap_state": layout.State,
     "cgroup_event_head": layout.CgroupEventHead,
+    "event_process": layout.EventProcess,
+    "check_event": layout.CheckEvent,
     "cgroup_note": layout.CgroupNote,
     "calibration": layout.Calibration,
 }
@@ -38,6 +40,9 @@ CONSTANTS = {
     "CAP_NOAUDIT_CALLERS": layout.NOAUDIT_CALLERS,
     "CAP_UNSURE_CALLERS": layout.UNSURE_CALLERS,
     "CAP_STACK_LAYOUTS": layout.STACK_LAYOUTS,
+    "EVENTS_DENIED": layout.EVENTS_DENIED,
+    "EVENTS_ALLOWED": layout.EVENTS_ALLOWED,
+    "EVENTS_STACK": layout.EVENTS_STACK,
     "RANK_OTHER": layout.RANK_OTHER,
     "RANK_NAMED": layout.RANK_NAMED,
     "RANK_CONTAINER": layout.RANK_CONTAINER,

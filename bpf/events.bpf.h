@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Sampled events: who asked, and from where. The first check of a kind is always sent, then at
+ * most one per interval, with the number of equal ones since; kinds are told apart by cgroup,
+ * executable, capability, verdict and user namespace. A token bucket per cgroup keeps one
+ * container from crowding the others out of the ring. All is collected here, since a short
+ * process is gone when the reader looks.
+ */
+#ifndef __EVENTS_BPF_H__
+#define __EVENTS_BPF_H__
+
+#include "cgroups.bpf.h"
+#include "classify.bpf.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1024 * 1024); /* set before loading */
+} check_events SEC(".maps");
+
+struct sample_key {
+	__u64 key;
+	__u64 executable; /* inode address */
+};
+
+struct sample {
+	__u64 last;	  /* boot clock, ns */
+	__u64 suppressed; /* equal checks since */
+};
+
+/* Least recently used: what is evicted is merely told once more. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct sample_key);
+	__type(value, struct sample);
+} samples SEC(".maps");
+
+struct tokens {
+	__u64 left;
+	__u64 refilled; /* boot clock, ns */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct tokens);
+} event_tokens SEC(".maps");
+
+static __always_inline bool take_token(__u64 cgroup, __u64 now)
+{
+	struct tokens *bucket = bpf_map_lookup_elem(&event_tokens, &cgroup);
+	struct tokens full = { .left = config.event_burst, .refilled = now };
+	__u64 due;
+
+	if (!bucket) {
+		bpf_map_update_elem(&event_tokens, &cgroup, &full, BPF_NOEXIST);
+		bucket = bpf_map_lookup_elem(&event_tokens, &cgroup);
+		if (!bucket)
+			return true;
+	}
+	due = config.event_refill ? (now - bucket->refilled) / config.event_refill : 0;
+	if (due) {
+		/* Two CPUs may both refill: some more events than meant, never fewer. */
+		bucket->refilled = now;
+		bucket->left = bucket->left + due > config.event_burst ? config.event_burst :
+									  bucket->left + due;
+	}
+	if (!bucket->left)
+		return false;
+	__sync_fetch_and_add(&bucket->left, -1);
+	return true;
+}
+
+#define PATH_DEPTH 32
+
+/*
+ * The names from @dentry up to the process's root, into @to: bpf_d_path() is not for these
+ * programs. Returns the bytes written. @to is a place in a ring buffer record, at least
+ * CAP_EVENT_PATH long.
+ */
+static __always_inline int path_names(char *to, struct path path, struct path root)
+{
+	struct dentry *dentry = path.dentry, *parent;
+	struct vfsmount *vfs = path.mnt;
+	struct mount *mount, *above;
+	__u32 at = 0;
+	long len;
+	int i;
+
+	for (i = 0; i < PATH_DEPTH; i++) {
+		if (dentry == root.dentry && vfs == root.mnt)
+			break;
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (dentry == BPF_CORE_READ(vfs, mnt_root) || dentry == parent) {
+			/* The top of a mount: on from where it is mounted. */
+			mount = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
+			above = BPF_CORE_READ(mount, mnt_parent);
+			if (above == mount)
+				break;
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			vfs = (void *)above + bpf_core_field_offset(struct mount, mnt);
+			continue;
+		}
+		if (at > CAP_EVENT_PATH - CAP_EVENT_NAME)
+			break;
+		len = bpf_probe_read_kernel_str(to + at, CAP_EVENT_NAME,
+						BPF_CORE_READ(dentry, d_name.name));
+		if (len <= 0)
+			break;
+		at += len & (CAP_EVENT_NAME * 2 - 1);
+		dentry = parent;
+	}
+	return at;
+}
+
+static __always_inline __u64 start_of(struct task_struct *task)
+{
+	struct task_struct___old *old = (void *)task;
+
+	if (bpf_core_field_exists(task->start_boottime))
+		return BPF_CORE_READ(task, start_boottime);
+	return BPF_CORE_READ(old, real_start_time);
+}
+
+static __always_inline void fill_process(struct event_process *p, struct task_struct *task)
+{
+	struct path root = BPF_CORE_READ(task, fs, root);
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+
+	p->start = start_of(leader);
+	p->pid = BPF_CORE_READ(task, tgid);
+	p->uid = BPF_CORE_READ(task, cred, uid.val);
+	BPF_CORE_READ_STR_INTO(&p->comm, task, comm);
+	p->exe_len = path_names(p->exe, BPF_CORE_READ(task, mm, exe_file, f_path), root);
+	p->cwd_len = path_names(p->cwd, BPF_CORE_READ(task, fs, pwd), root);
+}
+
+#define NS_INODE(proxy, name)                                                                      \
+	(bpf_core_field_exists((proxy)->name) ? BPF_CORE_READ(proxy, name, ns.inum) : 0)
+
+static __always_inline void fill_namespaces(struct event_namespaces *ns, struct task_struct *task,
+					    const struct cred *cred)
+{
+	struct nsproxy *proxy = BPF_CORE_READ(task, nsproxy);
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	unsigned int level = BPF_CORE_READ(pid, level);
+	struct upid *numbers = (void *)pid + bpf_core_field_offset(struct pid, numbers);
+
+	numbers = (void *)numbers + level * bpf_core_type_size(struct upid);
+	ns->uts = NS_INODE(proxy, uts_ns);
+	ns->ipc = NS_INODE(proxy, ipc_ns);
+	ns->mnt = NS_INODE(proxy, mnt_ns);
+	ns->pid = BPF_CORE_READ(numbers, ns, ns.inum);
+	ns->pid_for_children = NS_INODE(proxy, pid_ns_for_children);
+	ns->net = NS_INODE(proxy, net_ns);
+	ns->time = NS_INODE(proxy, time_ns);
+	ns->time_for_children = NS_INODE(proxy, time_ns_for_children);
+	ns->cgroup = NS_INODE(proxy, cgroup_ns);
+	ns->user = BPF_CORE_READ(cred, user_ns, ns.inum);
+}
+
+#endif /* __EVENTS_BPF_H__ */

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which checks are told as events, and what a record of the ring says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cap_exporter.model import CgroupKey, Event, Process
+from cap_exporter.sources import layout
+
+#: include/linux/security.h, 5.1 and later
+_NOAUDIT, _INSETID = 1 << 1, 1 << 2
+
+_NO_ID = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSettings:
+    """What is told. Times in seconds."""
+
+    denied: bool = True
+    allowed: bool = False
+    capabilities: int = (1 << 64) - 1
+    """Mask of the capabilities whose checks are told."""
+    interval: float = 60.0
+    """Between two events of equal checks."""
+    burst: int = 50
+    """Events that one cgroup may send at once."""
+    rate: float = 5.0
+    """Events per second that one cgroup may send on average."""
+    stack: bool = False
+    """With the kernel stack."""
+    ring_bytes: int = 1 << 20
+    """Room for events that were not read yet; a power of two."""
+
+    def __post_init__(self) -> None:
+        if self.ring_bytes < 1 << 16 or self.ring_bytes & (self.ring_bytes - 1):
+            raise ValueError(
+                f"the ring must be a power of two of 64 KiB or more: {self.ring_bytes}"
+            )
+        if self.rate <= 0 or self.burst < 1:
+            raise ValueError("the rate must be above 0 and the burst at least 1")
+
+    def fill(self, config: layout.Config) -> None:
+        """Into the programs' constants."""
+        config.events = (
+            (layout.EVENTS_DENIED if self.denied else 0)
+            | (layout.EVENTS_ALLOWED if self.allowed else 0)
+            | (layout.EVENTS_STACK if self.stack and (self.denied or self.allowed) else 0)
+        )
+        config.event_capabilities = self.capabilities
+        config.event_interval = int(self.interval * 1e9)
+        config.event_burst = self.burst
+        config.event_refill = int(1e9 / self.rate)
+
+
+class EventReader:
+    """Turns records into events. ``wall`` and ``boot`` are the two clocks, in nanoseconds."""
+
+    def __init__(
+        self,
+        hierarchy_ids: Sequence[int],
+        wall: Callable[[], int] = time.time_ns,
+        boot: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self._hierarchy_ids = hierarchy_ids
+        self._wall = wall
+        self._boot = boot
+
+    def read(self, record: bytes) -> Event:
+        """Raises ValueError for a record that is too short."""
+        raw = layout.CheckEvent.from_buffer_copy(record)
+        # Asked anew each time: the wall clock may be set, and jumps with a suspended host.
+        since_boot = self._wall() - self._boot()
+        hierarchy = self._hierarchy_ids[raw.key >> layout.KEY_HIERARCHY_SHIFT & 3]
+        cgroup = CgroupKey(hierarchy, raw.key >> layout.KEY_CGROUP_SHIFT)
+        return Event(
+            time=(raw.time + since_boot) / 1e9,
+            check=layout.decode_kind(raw.key, cgroup),
+            process=_process(raw.process, since_boot),
+            parent=_process(raw.parent, since_boot),
+            tid=raw.tid,
+            container_pid=raw.pid_in_container,
+            gid=raw.gid,
+            auid=None if raw.auid == _NO_ID else raw.auid,
+            return_value=raw.ret,
+            suppressed=raw.suppressed,
+            target_level=raw.target_level,
+            target_uid=raw.target_uid,
+            target_gid=raw.target_gid,
+            target_inode=raw.target_inode,
+            effective=raw.effective,
+            permitted=raw.permitted,
+            bounding=raw.bounding,
+            namespaces={
+                name: inode
+                for name, inode in zip(layout.NAMESPACES, raw.namespaces, strict=True)
+                if inode
+            },
+            syscall=None if raw.syscall < 0 else raw.syscall,
+            audit=not raw.opts & _NOAUDIT if raw.has_opts else None,
+            insetid=bool(raw.opts & _INSETID) if raw.has_opts else None,
+            stack=tuple(raw.stack[: min(raw.frames, layout.EVENT_FRAMES)]),
+        )
+
+
+def _process(raw: layout.EventProcess, since_boot: int) -> Process:
+    return Process(
+        pid=raw.pid,
+        comm=_text(bytes(raw.comm).split(b"\0", 1)[0]),
+        executable=path_of(bytes(raw.exe[: raw.exe_len])),
+        cwd=path_of(bytes(raw.cwd[: raw.cwd_len]), root="/"),
+        uid=raw.uid,
+        start_time=(raw.start + since_boot) / 1e9,
+    )
+
+
+def path_of(names: bytes, root: str = "") -> str:
+    """``dmesg\\0bin\\0`` is /bin/dmesg. ``root``: what no names at all mean."""
+    parts = names.split(b"\0")[:-1]
+    return "/" + "/".join(_text(part) for part in reversed(parts)) if parts else root
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
