@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from cap_exporter.cgroups.tree import CgroupTree
 from cap_exporter.exporter import Exporter
 from cap_exporter.identities import Identities, Pods
 from cap_exporter.ledger import Ledger
+from cap_exporter.model import Event, Identity
 from cap_exporter.self_stats import SelfStats
 from cap_exporter.sources.choose import make_source
+from cap_exporter.sources.events import EventSettings
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class Settings:
     retention: float = 600.0
     max_series: int = 100_000
     pod_patience: float = 60.0
+    events: EventSettings | None = None
     paced: bool = True
     """A recording is played at its own speed, not all at once."""
 
@@ -54,7 +58,11 @@ def make_tree(settings: Settings, hierarchies: Hierarchies) -> CgroupTree:
     return CgroupTree(hierarchies, retention=max(settings.retention, 60.0))
 
 
-def make_exporter(settings: Settings, pods: Pods | None = None) -> tuple[Exporter, Ledger]:
+def make_exporter(
+    settings: Settings,
+    pods: Pods | None = None,
+    on_event: Callable[[Event, Identity], None] | None = None,
+) -> tuple[Exporter, Ledger]:
     """Nothing is loaded or read before Exporter.open()."""
     hierarchies = hierarchies_for(settings)
     tree = make_tree(settings, hierarchies)
@@ -65,10 +73,18 @@ def make_exporter(settings: Settings, pods: Pods | None = None) -> tuple[Exporte
         btf=settings.btf,
         counters=settings.counters,
         paced=settings.paced,
+        events=settings.events,
     )
     ledger = Ledger(max_series=settings.max_series, retention=settings.retention)
     identities = Identities(tree, pods, patience=settings.pod_patience)
     exporter = Exporter(
-        source, tree, identities, ledger, SelfStats(), interval=settings.drain_interval
+        source,
+        tree,
+        identities,
+        ledger,
+        SelfStats(),
+        interval=settings.drain_interval,
+        patience=settings.pod_patience,
+        on_event=on_event,
     )
     return exporter, ledger

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from cap_exporter.event_names import EventNames
 from cap_exporter.identities import Identities, Row
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import (
     CgroupEvent,
     CgroupKey,
     Drain,
+    Event,
+    Identity,
     Source,
     SourceError,
     SourceInfo,
@@ -46,8 +49,8 @@ class Tree(Protocol):
 class Exporter:
     """Owns the source and the one thread that counts.
 
-    open() and run() belong to the same thread. ``listeners`` get every drain (a recorder), on that
-    thread; one that fails is told so and left out from then on.
+    open() and run() belong to the same thread. ``on_event`` gets every event with the name of its
+    container, on that thread.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Exporter:
         stats: SelfStats | None = None,
         *,
         interval: float = 5.0,
+        patience: float = 60.0,
+        on_event: Callable[[Event, Identity], None] | None = None,
     ) -> None:
         self._source = source
         self._tree = tree
@@ -66,6 +71,8 @@ class Exporter:
         self._ledger = ledger
         self.stats = stats or SelfStats()
         self._interval = interval
+        self._on_event = on_event
+        self._event_names = EventNames(identities.identity, identities.best, patience)
         self._stop = threading.Event()
         self._waker, self._wake = _pipe()
         self._last_drain = time.monotonic()
@@ -123,6 +130,9 @@ class Exporter:
             )
             removed += self._tree.rescan()
         self._count(list(self._identities.rows(drain.increments, began)), drain.time)
+        if self._on_event:
+            for event, identity in self._event_names.name(drain.events, began):
+                self._on_event(event, identity)
         # A dying process may be counted after its cgroup was removed: its slots go now.
         removed += {
             key.cgroup for key, _ in drain.increments if self._tree.is_removed(key.cgroup)

@@ -156,6 +156,10 @@ class Identities:
         # Given up before: it keeps that name until the pod comes.
         return answer.identity if answer is not None else None
 
+    def best(self, cgroup: CgroupKey) -> Identity:
+        """Who it is as far as is known now."""
+        return self.identity(cgroup) or self._give_up(cgroup, self._paths.path(cgroup))
+
     def _give_up(self, cgroup: CgroupKey, path: str | None) -> Identity:
         """The name that it gets when waiting is over."""
         if path is None:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from cap_exporter.model import Drain, SourceInfo
 
 
+#: Sent to the readers; no room in the ring; beyond the cgroup's rate.
+EVENT_OUTCOMES = ("sent", "full", "limited")
+
+
 class Durations:
     """A histogram of durations. One thread observes, any thread reads."""
 
@@ -55,6 +59,8 @@ class SelfStats:
     """Checks the kernel did not show us, by reason; cumulative. Replaced, never changed."""
     slots_used: int = 0
     slots_total: int = 0
+    events: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(EVENT_OUTCOMES, 0))
+    """Events by outcome; cumulative. Replaced, never changed."""
     unresolved_cgroups: int = 0
     """Cgroups with checks whose pod or container is not known yet."""
 
@@ -62,5 +68,10 @@ class SelfStats:
         """Take over what a drain says of the source. seconds: how long the drain took in all."""
         self.drain_durations.observe(seconds)
         self.missed = dict(drain.missed)
+        self.events = {
+            "sent": self.events["sent"] + len(drain.events),
+            "full": drain.events_lost.get("full", 0),
+            "limited": drain.events_lost.get("limited", 0),
+        }
         self.slots_used = drain.slots_used
         self.slots_total = drain.slots_total

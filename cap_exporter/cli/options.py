@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from cap_exporter.capabilities import number_of
 from cap_exporter.config import parse_duration
+from cap_exporter.sources.events import EventSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,6 +111,80 @@ def source_options(function: F) -> F:
     ):
         function = decorate(function)
     return function
+
+
+class Capabilities(click.ParamType[Any]):
+    """``NET_ADMIN,SYS_ADMIN`` → a mask."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        mask = 0
+        for name in str(value).split(","):
+            try:
+                mask |= 1 << number_of(name)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+        return mask
+
+
+def event_options(function: F) -> F:
+    """Which checks are told as events."""
+    for decorate in reversed(
+        (
+            option(
+                "--event-verdicts",
+                type=click.Choice(["denied", "all", "none"]),
+                default="denied",
+                help="Which checks become events, besides being counted.",
+            ),
+            option(
+                "--event-capabilities",
+                type=Capabilities(),
+                help="Only checks of these become events, e.g. NET_ADMIN,SYS_ADMIN.",
+            ),
+            option(
+                "--event-interval",
+                type=Duration(),
+                default="60s",
+                help="At most one event per this time and kind: cgroup, executable, capability, "
+                "verdict, user namespace.",
+            ),
+            option(
+                "--event-rate",
+                type=click.FloatRange(min=0.001),
+                default=5.0,
+                help="Events per second of one cgroup, on average; ten seconds' worth at once.",
+            ),
+            option(
+                "--event-stack/--no-event-stack",
+                default=False,
+                help="With the kernel functions that led to the check.",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def event_settings(values: dict[str, Any]) -> EventSettings | None:
+    """Takes the event options out of ``values``."""
+    verdicts = values.pop("event_verdicts")
+    capabilities = values.pop("event_capabilities")
+    interval, rate = values.pop("event_interval"), values.pop("event_rate")
+    stack = values.pop("event_stack")
+    if verdicts == "none":
+        return None
+    return EventSettings(
+        allowed=verdicts == "all",
+        capabilities=(1 << 64) - 1 if capabilities is None else capabilities,
+        interval=interval,
+        rate=rate,
+        burst=max(1, round(10 * rate)),
+        stack=stack,
+    )
 
 
 def log_options(function: F) -> F:

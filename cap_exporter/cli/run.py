@@ -5,19 +5,33 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cap_exporter.assembly import Settings, make_exporter
-from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+from cap_exporter.cli.options import (
+    Duration,
+    event_options,
+    event_settings,
+    log_options,
+    option,
+    set_up_logging,
+    source_options,
+)
+from cap_exporter.event_hub import EventHub
+from cap_exporter.model import Event, Identity
+from cap_exporter.outputs.event_record import record_of
+from cap_exporter.outputs.event_stream import event_routes
 from cap_exporter.outputs.http import HttpServer
 from cap_exporter.outputs.listen import ListenError
 from cap_exporter.outputs.prometheus import Metrics
 from cap_exporter.outputs.routes import Readiness, metrics_routes, page_routes
 from cap_exporter.pod_watch import start_pod_watch
 from cap_exporter.signals import stop_on_signals
+from cap_exporter.sources.kallsyms import no_symbols, stack_symbols
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +74,7 @@ log = logging.getLogger(__name__)
     help="How to reach the Kubernetes API from outside a pod.",
 )
 @option("--node-name", envvar="NODE_NAME", help="This node's name in Kubernetes.")
+@event_options
 @source_options
 @log_options
 def command(
@@ -73,7 +88,7 @@ def command(
 ) -> None:
     """Count capability checks, find out whose they are, and serve them as Prometheus metrics."""
     set_up_logging(log_level)
-    chosen = Settings(**settings)
+    chosen = Settings(events=event_settings(settings), **settings)
     wanted = kubernetes == "on" or (
         kubernetes == "auto"
         and chosen.live
@@ -84,8 +99,15 @@ def command(
             "watching pods needs the node's name: --node-name, or NODE_NAME from the downward "
             "API (spec.nodeName); --kubernetes off does without pods"
         )
+    node = node_name or platform.node()
     watch = start_pod_watch(node_name or "", kubeconfig) if wanted else None
-    exporter, ledger = make_exporter(chosen, watch.store if watch else None)
+    hub = EventHub()
+    symbols = stack_symbols() if chosen.events and chosen.events.stack else no_symbols
+
+    def publish(event: Event, identity: Identity) -> None:
+        hub.publish(record_of(event, identity, node, symbols))
+
+    exporter, ledger = make_exporter(chosen, watch.store if watch else None, publish)
     metrics = Metrics(ledger, exporter.stats)
     if watch:
         metrics.own.register(watch.collector)
@@ -98,7 +120,7 @@ def command(
                     metrics, exporter.seconds_since_drain, chosen.drain_interval, readiness
                 ),
             ),
-            HttpServer(page_listen, page_routes(ledger)),
+            HttpServer(page_listen, [*page_routes(ledger), *event_routes(hub)]),
         ]
     except ListenError as error:
         raise click.UsageError(str(error)) from error

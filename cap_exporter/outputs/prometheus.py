@@ -212,6 +212,16 @@ class SelfCollector:
             missed.add_metric((label_value(reason),), n)
         yield missed
 
+        events = CounterMetricFamily(
+            "cap_exporter_events_total",
+            "Sampled events by outcome. sent: to whoever listens. full: the ring had no room. "
+            "limited: beyond the rate of their cgroup. The checks are counted in any case.",
+            labels=("outcome",),
+        )
+        for outcome, n in stats.events.items():
+            events.add_metric((outcome,), n)
+        yield events
+
         yield GaugeMetricFamily(
             "cap_exporter_unresolved_cgroups",
             "Cgroups with checks whose pod or container is not known (yet).",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cap_exporter.cgroups.hierarchies import Hierarchies
 from cap_exporter.model import CgroupKey, Drain, Source, SourceError, SourceInfo
+from cap_exporter.sources.events import EventSettings
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +66,16 @@ def make_source(
     btf: Path | None = None,
     counters: int = 32768,
     paced: bool = True,
+    events: EventSettings | None = None,
 ) -> Source:
     """``spec``: auto, libbpf, bcc or replay:FILE. Nothing is loaded before open().
-    ``paced``: play a recording at its own speed."""
+    ``paced``: play a recording at its own speed. ``events``: which checks are told besides being
+    counted (libbpf only)."""
 
     def libbpf() -> Source:
         from cap_exporter.sources.libbpf import LibbpfSource
 
-        return LibbpfSource(hierarchies, attach=attach, btf=btf, slots=counters)
+        return LibbpfSource(hierarchies, attach=attach, btf=btf, slots=counters, events=events)
 
     def bcc() -> Source:
         from cap_exporter.sources.bcc import BccSource

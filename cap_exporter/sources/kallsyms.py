@@ -7,9 +7,14 @@ kallsyms_show_value(), 6.18).
 
 from __future__ import annotations
 
+import bisect
+import logging
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class Symbols:
@@ -63,3 +68,40 @@ class Symbols:
                 break
             at = end + 1
         return start + 1
+
+
+class Functions:
+    """Names kernel text addresses: the function that an address lies in, ``+`` the offset."""
+
+    def __init__(self, text: bytes) -> None:
+        found = [
+            (int(address, 16), name.decode())
+            for address, name in re.findall(rb"^([0-9a-f]+) [tTwW] (\S+)", text, re.M)
+        ]
+        found.sort()
+        self._addresses = array("Q", (address for address, _ in found))
+        self._names = [name for _, name in found]
+
+    def __call__(self, address: int) -> str | None:
+        place = bisect.bisect_right(self._addresses, address) - 1
+        if place < 0 or not self._addresses[place]:
+            return None
+        return f"{self._names[place]}+{address - self._addresses[place]:#x}"
+
+
+def no_symbols(_address: int) -> str | None:
+    """Names nothing."""
+    return None
+
+
+def stack_symbols(path: Path = Path("/proc/kallsyms")) -> Callable[[int], str | None]:
+    """A way to name addresses; names nothing, and says why in the log, where they are hidden."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        log.warning("kernel stacks are left out: cannot read %s: %s", path, error)
+        return no_symbols
+    if Symbols(text).restricted:
+        log.warning("kernel stacks are left out: symbol addresses are hidden (CAP_SYSLOG)")
+        return no_symbols
+    return Functions(text)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An event as JSON and as a line for a person: what `events` prints and /api/v1/events sends.
+
+docs/events.md describes each field; event.schema.json beside this file is the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cap_exporter.capabilities import name_of
+from cap_exporter.labels import label_value
+from cap_exporter.model import Event, Identity, Process, UserNamespace, Verdict
+from cap_exporter.syscalls import name_of as syscall_name
+
+EVENT_NAME = "cap_exporter.capability.check"
+
+
+def record_of(
+    event: Event,
+    identity: Identity,
+    node: str = "",
+    symbol: Callable[[int], str | None] = lambda _address: None,
+) -> dict[str, Any]:
+    """One JSON object. What is not known is missing, not zero. ``symbol`` names a kernel address;
+    addresses themselves stay inside."""
+    process = _process(event.process) | {
+        "tid": event.tid,
+        "container_pid": event.container_pid,
+        "gid": event.gid,
+        "capabilities": {
+            "effective": names(event.effective),
+            "permitted": names(event.permitted),
+            "bounding": names(event.bounding),
+        },
+    }
+    if event.auid is not None:
+        process["auid"] = event.auid
+    record: dict[str, Any] = {
+        "event": EVENT_NAME,
+        "time": utc(event.time),
+        "severity": "WARN" if event.check.verdict is Verdict.DENIED else "INFO",
+        "capability": {
+            "name": name_of(event.check.capability),
+            "value": event.check.capability,
+        },
+        "verdict": str(event.check.verdict),
+        "return_value": event.return_value,
+        "suppressed": event.suppressed,
+        # Only such checks become events.
+        "audit": True if event.audit is None else event.audit,
+        "phase": "workload",
+        "namespace": label_value(identity.namespace),
+        "pod": label_value(identity.pod),
+        "container": label_value(identity.container),
+        "cgroup": label_value(identity.cgroup),
+        "process": process,
+        "parent": _process(event.parent),
+        "user_namespace": {
+            "level": event.target_level,
+            "uid": event.target_uid,
+            "gid": event.target_gid,
+            "inode": event.target_inode,
+            "is_host": event.check.user_namespace is UserNamespace.INIT,
+        },
+        "namespaces": dict(event.namespaces),
+    }
+    for name in ("container_id", "pod_uid", "image", "workload_kind", "workload", "runtime"):
+        if value := getattr(identity, name):
+            record[name] = label_value(value)
+    if node:
+        record["node"] = label_value(node)
+    if event.insetid is not None:
+        record["insetid"] = event.insetid
+    if event.syscall is not None:
+        record["syscall"] = {"number": event.syscall, "name": syscall_name(event.syscall)}
+    if stack := _stack(event.stack, symbol):
+        record["stack"] = stack
+    return record
+
+
+def _stack(addresses: Sequence[int], symbol: Callable[[int], str | None]) -> list[str]:
+    """From cap_capable() on: what lies before is the probe itself."""
+    functions = [name for address in addresses if (name := symbol(address))]
+    starts = [i for i, name in enumerate(functions) if name.startswith("cap_capable")]
+    return functions[starts[0] :] if starts else functions
+
+
+def _process(process: Process) -> dict[str, Any]:
+    return {
+        "pid": process.pid,
+        "comm": label_value(process.comm),
+        "executable": label_value(process.executable),
+        "cwd": label_value(process.cwd),
+        "uid": process.uid,
+        "start_time": utc(process.start_time),
+    }
+
+
+def names(mask: int) -> list[str]:
+    """``CAP_…`` of each bit."""
+    return [name_of(number) for number in range(64) if mask >> number & 1]
+
+
+def utc(seconds: float) -> str:
+    """RFC 3339 with microseconds."""
+    at = datetime.fromtimestamp(seconds, UTC)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def line_of(record: dict[str, Any]) -> str:
+    """``12:34:56 DENIED CAP_SYSLOG shop/api-1/api dmesg[4711] syslog``; control characters, which
+    a container can put into its names, are replaced."""
+    who = "/".join(
+        part for part in (record["namespace"], record["pod"], record["container"]) if part
+    )
+    process = record["process"]
+    syscall = record.get("syscall", {}).get("name", "")
+    more = f" (+{record['suppressed']} before)" if record["suppressed"] else ""
+    text = (
+        f"{record['time'][11:19]} {record['verdict'].upper():7} {record['capability']['name']:20} "
+        f"{who} {process['executable'] or process['comm']}[{process['pid']}] {syscall}{more}"
+    )
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey: control characters as ``\\x1b``, bidi marks too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
