@@ -7,6 +7,8 @@ import fnmatch
 import json
 import os
 import platform
+import select
+import stat
 import sys
 import threading
 import time
@@ -75,6 +77,7 @@ def command(
         records = _by_myself(duration, values)
     else:
         records = follow_events(url, recent)
+    _end_with_the_pipe()
     try:
         for record in records:
             if verdict not in (None, record["verdict"]):
@@ -94,6 +97,20 @@ def command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         pass
+
+
+def _end_with_the_pipe() -> None:
+    """Where standard output is a pipe: end when its reader does, also while nothing happens."""
+    if not stat.S_ISFIFO(os.fstat(1).st_mode):
+        return
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(1, 0)  # errors are always told
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _matches(record: dict[str, Any], wanted: dict[str, tuple[str, ...]]) -> bool:
