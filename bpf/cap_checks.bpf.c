@@ -29,6 +29,7 @@ struct check {
 	struct user_namespace *target;
 	__u64 audit_argument;
 	int cap;
+	int syscall;
 	bool denied;
 };
 
@@ -80,31 +81,15 @@ static __always_inline int syscall_of(bool direct, struct task_struct *task)
 	return -1;
 }
 
-/* Is this check to be told, and how many equal ones were not? */
-static __always_inline bool is_sampled(struct task_struct *task, __u64 key, __u64 now,
-				       __u64 *suppressed)
-{
-	struct sample_key kind = { .key = key, .executable = executable(task) };
-	struct sample first = { .last = now }, *sample;
-
-	sample = bpf_map_lookup_elem(&samples, &kind);
-	if (!sample)
-		return bpf_map_update_elem(&samples, &kind, &first, BPF_NOEXIST) == 0;
-	if (now - sample->last < config.event_interval) {
-		__sync_fetch_and_add(&sample->suppressed, 1);
-		return false;
-	}
-	/* Two CPUs may get here at once: one event more, none less. */
-	sample->last = now;
-	*suppressed = sample->suppressed;
-	__sync_fetch_and_add(&sample->suppressed, -*suppressed);
-	return true;
-}
-
+/*
+ * One more check of a kind: an event, if it is time for one. @pending: equal checks that were
+ * passed over on the quick way.
+ */
 static __noinline int tell(void *ctx, struct task_struct *task, const struct check *check,
-			   __u64 key, int syscall)
+			   const struct sample_key *kind, __u64 pending)
 {
-	__u64 now = bpf_ktime_get_boot_ns(), suppressed = 0;
+	__u64 now = bpf_ktime_get_boot_ns(), key = kind->key, suppressed = 0;
+	struct sample first = { .last = now }, *sample;
 	struct user_namespace *target = check->target;
 	const struct cred *cred = check->cred;
 	struct task_struct *parent;
@@ -114,16 +99,31 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 	__u32 level;
 	long len;
 
-	if (!is_sampled(task, key, now, &suppressed))
+	sample = bpf_map_lookup_elem(&samples, kind);
+	if (!sample) {
+		if (bpf_map_update_elem(&samples, kind, &first, BPF_NOEXIST))
+			return 0; /* another CPU was first: it tells */
+		sample = bpf_map_lookup_elem(&samples, kind);
+		if (!sample)
+			return 0;
+	} else if (now - sample->last < config.event_interval) {
+		__sync_fetch_and_add(&sample->suppressed, pending + 1);
 		return 0;
+	} else {
+		/* Two CPUs may get here at once: one event more, none less. */
+		sample->last = now;
+		suppressed = sample->suppressed;
+		__sync_fetch_and_add(&sample->suppressed, -suppressed);
+	}
+	suppressed += pending;
 	if (!take_token(key >> CAP_KEY_HIERARCHY_SHIFT, now)) {
 		__sync_fetch_and_add(&state.events_limited, 1);
-		return 0;
+		goto later;
 	}
 	event = bpf_ringbuf_reserve(&check_events, sizeof(*event), 0);
 	if (!event) {
 		__sync_fetch_and_add(&state.events_full, 1);
-		return 0;
+		goto later;
 	}
 	event->time = now;
 	event->key = key;
@@ -143,7 +143,7 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 	if (bpf_core_field_exists(task->loginuid))
 		event->auid = BPF_CORE_READ(task, loginuid.val);
 	event->ret = check->denied ? -1 : 0;
-	event->syscall = syscall;
+	event->syscall = check->syscall;
 	event->target_level = BPF_CORE_READ(target, level);
 	event->target_inode = BPF_CORE_READ(target, ns.inum);
 	event->target_uid = BPF_CORE_READ(target, owner.val);
@@ -164,9 +164,26 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 	bpf_ringbuf_submit(event, 0);
 	__sync_fetch_and_add(&state.events_sent, 1);
 	return 0;
+later:
+	/* The next one tries again, and says that it stands for this one too. */
+	__sync_fetch_and_add(&sample->suppressed, suppressed + 1);
+	sample->last = 0;
+	return 0;
 }
 
-static __always_inline int on_check(bool direct, bool table, const struct check *check)
+static __always_inline void maybe_tell(bool direct, bool table, struct task_struct *task,
+				       struct check *check, __u64 key)
+{
+	struct sample_key kind = { .key = key, .executable = executable_number(direct, task) };
+	__u64 pending = 0;
+
+	if (table && config.event_ticks && was_told(&kind, &pending))
+		return;
+	check->syscall = syscall_of(direct, task);
+	tell(check->ctx, task, check, &kind, pending);
+}
+
+static __always_inline int on_check(bool direct, bool table, struct check *check)
 {
 	struct task_struct *task;
 	__u64 key, class;
@@ -196,7 +213,7 @@ static __always_inline int on_check(bool direct, bool table, const struct check 
 	if (class == CLASS_MEANINGFUL &&
 	    config.events & (check->denied ? EVENTS_DENIED : EVENTS_ALLOWED) &&
 	    config.event_capabilities >> (check->cap & 63) & 1)
-		tell(check->ctx, task, check, key, syscall_of(direct, task));
+		maybe_tell(direct, table, task, check, key);
 	return 0;
 }
 

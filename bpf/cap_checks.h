@@ -100,7 +100,7 @@ struct cap_config {
 	__u32 calibrate_tid;
 	__s32 hierarchy_ids[3];	/* cgroup_root.hierarchy_id by enum hierarchy, -1: none */
 	__u32 events;		/* enum event_checks; 0: no events */
-	__u32 event_pad;
+	__u32 event_ticks;	/* the process counts up cap_state.event_tick */
 	__u64 event_capabilities; /* of which capabilities, as a mask */
 	__u64 event_interval;	/* ns between two events of equal checks */
 	__u64 event_burst;	/* events a cgroup may send at once */
@@ -126,6 +126,7 @@ struct cap_state {
 	__s64 setup_tasks;		/* processes in set-up now */
 	__u64 init_exe;			/* inode of process 1's executable */
 	__u64 epoch;			/* grows when a task may see other cgroups than before */
+	__u64 event_tick;		/* several to an event interval */
 	__u64 events_sent;
 	__u64 events_full;		/* events for which the ring had no room */
 	__u64 events_limited;		/* events beyond the cgroup's rate */

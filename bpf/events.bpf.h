@@ -19,7 +19,7 @@ struct {
 
 struct sample_key {
 	__u64 key;
-	__u64 executable; /* inode address */
+	__u64 executable; /* a mix of device and inode number */
 };
 
 struct sample {
@@ -34,6 +34,57 @@ struct {
 	__type(key, struct sample_key);
 	__type(value, struct sample);
 } samples SEC(".maps");
+
+/*
+ * What was looked up a moment ago: a flood of equal checks costs one compare and one add each.
+ * An entry holds for one tick; its kind is kept so that what it has suppressed can be handed on.
+ */
+struct recent {
+	__u64 check; /* a mix of kind and tick */
+	struct sample_key kind;
+	__u64 suppressed;
+};
+
+#define RECENT 512
+struct recent recent[RECENT] SEC(".bss.recent");
+
+static __always_inline __u64 mix_kind(const struct sample_key *kind)
+{
+	__u64 sum = (kind->key * 0x9e3779b97f4a7c15ULL ^ kind->executable) * 0xbf58476d1ce4e5b9ULL;
+
+	sum = (sum ^ sum >> 31) * 0x94d049bb133111ebULL;
+	return sum ^ sum >> 29;
+}
+
+/*
+ * Is this check one more of a kind that was told in this tick? Else its entry is taken for it, and
+ * *pending is what the entry had suppressed of the same kind. Needs atomic operations that give
+ * the old value (5.12).
+ */
+static __always_inline bool was_told(const struct sample_key *kind, __u64 *pending)
+{
+	__u64 hash = mix_kind(kind), check = (hash + state.event_tick) | 1, left;
+	struct recent *entry = &recent[hash >> 32 & (RECENT - 1)];
+	struct sample *other;
+
+	if (entry->check == check) {
+		__sync_fetch_and_add(&entry->suppressed, 1);
+		return true;
+	}
+	left = __sync_lock_test_and_set(&entry->suppressed, 0);
+	if (entry->kind.key == kind->key && entry->kind.executable == kind->executable) {
+		*pending = left;
+	} else {
+		struct sample_key old = entry->kind;
+
+		other = left ? bpf_map_lookup_elem(&samples, &old) : 0;
+		if (other)
+			__sync_fetch_and_add(&other->suppressed, left);
+		entry->kind = *kind;
+	}
+	entry->check = check;
+	return false;
+}
 
 struct tokens {
 	__u64 left;
@@ -70,6 +121,21 @@ static __always_inline bool take_token(__u64 cgroup, __u64 now)
 		return false;
 	__sync_fetch_and_add(&bucket->left, -1);
 	return true;
+}
+
+/* Which file a process executes, as a number; 0 for none. */
+static __always_inline __u64 executable_number(bool direct, struct task_struct *task)
+{
+	__u64 ino, dev;
+
+	if (direct) {
+		ino = task->mm->exe_file->f_inode->i_ino;
+		dev = task->mm->exe_file->f_inode->i_sb->s_dev;
+	} else {
+		ino = BPF_CORE_READ(task, mm, exe_file, f_inode, i_ino);
+		dev = BPF_CORE_READ(task, mm, exe_file, f_inode, i_sb, s_dev);
+	}
+	return ino ^ dev << 40;
 }
 
 #define PATH_DEPTH 32

@@ -129,7 +129,14 @@ struct qstr {
 	const unsigned char *name;
 };
 
-struct inode;
+struct super_block {
+	__u32 s_dev;
+};
+
+struct inode {
+	unsigned long i_ino;
+	struct super_block *i_sb;
+};
 
 struct dentry {
 	struct dentry *d_parent;

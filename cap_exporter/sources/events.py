@@ -54,6 +54,12 @@ class EventSettings:
         config.event_interval = int(self.interval * 1e9)
         config.event_burst = self.burst
         config.event_refill = int(1e9 / self.rate)
+        config.event_ticks = self.tick > 0
+
+    @property
+    def tick(self) -> float:
+        """How often a flood of equal checks is looked at properly, seconds; 0: always."""
+        return self.interval / 8
 
 
 class EventReader:

@@ -106,6 +106,7 @@ class LibbpfSource:
         self._ring: Ring | None = None
         self._event_ring: Ring | None = None
         self._told: list[Event] = []
+        self._next_tick = 0.0
         self._counters: CounterTable | KeyCounters
         self._state: layout.State
         self._program = ""
@@ -310,8 +311,11 @@ class LibbpfSource:
         increments += self._overflow.increments(bytes(self._state.overflow))
         self._ring.consume()
         events, self._events = self._events, []
-        if self._event_ring:
+        if self._event_ring and self._event_settings:
             self._event_ring.consume()
+            if now >= self._next_tick:
+                self._state.event_tick += 1
+                self._next_tick = now + self._event_settings.tick
         told, self._told = self._told, []
         lost = self._state.events_lost
         newly_lost, self._events_lost = lost - self._events_lost, lost
