@@ -96,7 +96,7 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 	struct check_event *event;
 	struct upid *numbers;
 	struct pid *pid;
-	__u32 level;
+	__u32 level, zero = 0;
 	long len;
 
 	sample = bpf_map_lookup_elem(&samples, kind);
@@ -120,11 +120,9 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 		__sync_fetch_and_add(&state.events_limited, 1);
 		goto later;
 	}
-	event = bpf_ringbuf_reserve(&check_events, sizeof(*event), 0);
-	if (!event) {
-		__sync_fetch_and_add(&state.events_full, 1);
+	event = bpf_map_lookup_elem(&event_scratch, &zero);
+	if (!event)
 		goto later;
-	}
 	event->time = now;
 	event->key = key;
 	event->suppressed = suppressed;
@@ -152,18 +150,20 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 	event->has_opts = !check->stack && config.audit_argument == 1;
 	event->pad = 0;
 	fill_namespaces(&event->namespaces, task, cred);
-	fill_process(&event->process, task);
+	fill_process(event, &event->process, task, NAMES_EXE);
 	parent = BPF_CORE_READ(task, real_parent);
-	fill_process(&event->parent, parent);
+	fill_process(event, &event->parent, parent, NAMES_PARENT_EXE);
 	event->frames = 0;
 	if (config.events & EVENTS_STACK) {
 		len = bpf_get_stack(ctx, event->stack, sizeof(event->stack), 0);
 		if (len > 0)
 			event->frames = len / sizeof(__u64);
 	}
-	bpf_ringbuf_submit(event, 0);
-	__sync_fetch_and_add(&state.events_sent, 1);
-	return 0;
+	if (!bpf_ringbuf_output(&check_events, event, sizeof(*event), 0)) {
+		__sync_fetch_and_add(&state.events_sent, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&state.events_full, 1);
 later:
 	/* The next one tries again, and says that it stands for this one too. */
 	__sync_fetch_and_add(&sample->suppressed, suppressed + 1);

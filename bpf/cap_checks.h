@@ -183,8 +183,18 @@ enum event_checks {
 
 #define CAP_EVENT_PATH 512
 #define CAP_EVENT_NAME 64	/* of one path component, longer ones are cut */
+/* A name is written where there is room for a whole one, however long it is. */
+#define CAP_EVENT_PATH_ROOM (CAP_EVENT_PATH + CAP_EVENT_NAME)
 #define CAP_EVENT_FRAMES 20
 #define CAP_COMM 16
+
+enum event_names {
+	NAMES_EXE,
+	NAMES_CWD,
+	NAMES_PARENT_EXE,
+	NAMES_PARENT_CWD,
+	EVENT_NAMES,
+};
 
 /* A process: the one that was checked, or its parent. */
 struct event_process {
@@ -192,15 +202,6 @@ struct event_process {
 	__s32 pid;			/* tgid, in the initial pid namespace */
 	__u32 uid;
 	char comm[CAP_COMM];
-	/*
-	 * Names from the file up to the root of what the process sees, each with its NUL:
-	 * "dmesg" "bin". Cut where the room ends.
-	 */
-	__u16 exe_len;
-	__u16 cwd_len;
-	__u32 pad;
-	char exe[CAP_EVENT_PATH];
-	char cwd[CAP_EVENT_PATH];
 };
 
 /* Inodes of the namespaces, 0: the kernel does not have it. */
@@ -241,6 +242,12 @@ struct check_event {
 	struct event_namespaces namespaces;
 	struct event_process process;
 	struct event_process parent;
+	/*
+	 * By enum event_names: names from the file up to the root of what the process sees, each
+	 * with its NUL: "dmesg" "bin". Cut where the room ends.
+	 */
+	__u16 names_len[EVENT_NAMES];
+	char names[EVENT_NAMES][CAP_EVENT_PATH_ROOM];
 	__u64 stack[CAP_EVENT_FRAMES];
 };
 

@@ -140,42 +140,63 @@ static __always_inline __u64 executable_number(bool direct, struct task_struct *
 
 #define PATH_DEPTH 32
 
+/* Where an event is put together: it is too big for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct check_event);
+} event_scratch SEC(".maps");
+
 /*
- * The names from @dentry up to the process's root, into @to: bpf_d_path() is not for these
- * programs. Returns the bytes written. @to is a place in a ring buffer record, at least
- * CAP_EVENT_PATH long.
+ * The names from a file (its dentry and mount) up to the process's root, into the scratch event:
+ * bpf_d_path() is not for these programs. Returns the bytes written. Global and with numbers only,
+ * so that the verifier looks at it once.
  */
-static __always_inline int path_names(char *to, struct path path, struct path root)
+__noinline int path_names(__u64 at_dentry, __u64 at_mnt, __u64 root_dentry, __u64 root_mnt,
+			  __u32 which)
 {
-	struct dentry *dentry = path.dentry, *parent;
-	struct vfsmount *vfs = path.mnt;
+	struct dentry *dentry = (void *)at_dentry, *parent;
+	struct vfsmount *vfs = (void *)at_mnt;
 	struct mount *mount, *above;
-	__u32 at = 0;
+	struct check_event *event;
+	__u32 zero = 0, at = 0;
+	bool done = false;
 	long len;
 	int i;
 
-	for (i = 0; i < PATH_DEPTH; i++) {
-		if (dentry == root.dentry && vfs == root.mnt)
-			break;
+	event = bpf_map_lookup_elem(&event_scratch, &zero);
+	if (!event)
+		return 0;
+	which &= EVENT_NAMES - 1;
+	/*
+	 * One way through the body and one back: 6.1 and older take a loop only if it goes back by
+	 * a jump, not where it falls through (kernel/bpf/verifier.c: check_cfg()).
+	 */
+	for (i = 0; i < PATH_DEPTH && !done; i++) {
 		parent = BPF_CORE_READ(dentry, d_parent);
-		if (dentry == BPF_CORE_READ(vfs, mnt_root) || dentry == parent) {
+		if ((__u64)dentry == root_dentry && (__u64)vfs == root_mnt) {
+			done = true;
+		} else if (dentry == BPF_CORE_READ(vfs, mnt_root) || dentry == parent) {
 			/* The top of a mount: on from where it is mounted. */
 			mount = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
 			above = BPF_CORE_READ(mount, mnt_parent);
-			if (above == mount)
-				break;
+			done = above == mount;
 			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 			vfs = (void *)above + bpf_core_field_offset(struct mount, mnt);
-			continue;
+		} else if (at > CAP_EVENT_PATH - CAP_EVENT_NAME) {
+			done = true;
+		} else {
+			barrier_var(at); /* or clang drops the mask, which the verifier wants */
+			at &= CAP_EVENT_PATH - 1;
+			len = bpf_probe_read_kernel_str(&event->names[which][at], CAP_EVENT_NAME,
+							BPF_CORE_READ(dentry, d_name.name));
+			if (len > 0)
+				at += len & (CAP_EVENT_NAME * 2 - 1);
+			else
+				done = true;
+			dentry = parent;
 		}
-		if (at > CAP_EVENT_PATH - CAP_EVENT_NAME)
-			break;
-		len = bpf_probe_read_kernel_str(to + at, CAP_EVENT_NAME,
-						BPF_CORE_READ(dentry, d_name.name));
-		if (len <= 0)
-			break;
-		at += len & (CAP_EVENT_NAME * 2 - 1);
-		dentry = parent;
 	}
 	return at;
 }
@@ -189,17 +210,21 @@ static __always_inline __u64 start_of(struct task_struct *task)
 	return BPF_CORE_READ(old, real_start_time);
 }
 
-static __always_inline void fill_process(struct event_process *p, struct task_struct *task)
+static __always_inline void fill_process(struct check_event *event, struct event_process *p,
+					 struct task_struct *task, __u32 names)
 {
-	struct path root = BPF_CORE_READ(task, fs, root);
+	struct path root = BPF_CORE_READ(task, fs, root), cwd = BPF_CORE_READ(task, fs, pwd);
+	struct path exe = BPF_CORE_READ(task, mm, exe_file, f_path);
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 
 	p->start = start_of(leader);
 	p->pid = BPF_CORE_READ(task, tgid);
 	p->uid = BPF_CORE_READ(task, cred, uid.val);
 	BPF_CORE_READ_STR_INTO(&p->comm, task, comm);
-	p->exe_len = path_names(p->exe, BPF_CORE_READ(task, mm, exe_file, f_path), root);
-	p->cwd_len = path_names(p->cwd, BPF_CORE_READ(task, fs, pwd), root);
+	event->names_len[names] = path_names((__u64)exe.dentry, (__u64)exe.mnt,
+					     (__u64)root.dentry, (__u64)root.mnt, names);
+	event->names_len[names + 1] = path_names((__u64)cwd.dentry, (__u64)cwd.mnt,
+						 (__u64)root.dentry, (__u64)root.mnt, names + 1);
 }
 
 #define NS_INODE(proxy, name)                                                                      \

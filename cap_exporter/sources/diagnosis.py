@@ -50,7 +50,8 @@ def refusal(
     lockdown: Path = Path("/sys/kernel/security/lockdown"),
 ) -> str:
     """Why loading or attaching failed, in a line; the verifier's log stays in ``error.log``."""
-    if error.errno in (errno.EPERM, errno.EACCES):
+    # The verifier says EACCES too, and has said why.
+    if error.errno in (errno.EPERM, errno.EACCES) and "BEGIN PROG LOAD LOG" not in error.log:
         missing = missing_capabilities(effective_capabilities(status))
         if missing:
             return (

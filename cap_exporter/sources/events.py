@@ -85,8 +85,8 @@ class EventReader:
         return Event(
             time=(raw.time + since_boot) / 1e9,
             check=layout.decode_kind(raw.key, cgroup),
-            process=_process(raw.process, since_boot),
-            parent=_process(raw.parent, since_boot),
+            process=_process(raw.process, _names(raw, 0), _names(raw, 1), since_boot),
+            parent=_process(raw.parent, _names(raw, 2), _names(raw, 3), since_boot),
             tid=raw.tid,
             container_pid=raw.pid_in_container,
             gid=raw.gid,
@@ -112,12 +112,17 @@ class EventReader:
         )
 
 
-def _process(raw: layout.EventProcess, since_boot: int) -> Process:
+def _names(raw: layout.CheckEvent, which: int) -> bytes:
+    """enum event_names: executable and working directory, of the process and of its parent."""
+    return bytes(raw.names[which][: raw.names_len[which]])
+
+
+def _process(raw: layout.EventProcess, executable: bytes, cwd: bytes, since_boot: int) -> Process:
     return Process(
         pid=raw.pid,
         comm=_text(bytes(raw.comm).split(b"\0", 1)[0]),
-        executable=path_of(bytes(raw.exe[: raw.exe_len])),
-        cwd=path_of(bytes(raw.cwd[: raw.cwd_len]), root="/"),
+        executable=path_of(executable),
+        cwd=path_of(cwd, root="/"),
         uid=raw.uid,
         start_time=(raw.start + since_boot) / 1e9,
     )

@@ -180,7 +180,8 @@ def set_hierarchies(config: Config, counted: Iterable[Hierarchy]) -> None:
 EVENTS_DENIED: Final = 1
 EVENTS_ALLOWED: Final = 2
 EVENTS_STACK: Final = 4
-EVENT_PATH: Final = 512
+#: CAP_EVENT_PATH_ROOM
+EVENT_PATH: Final = 512 + 64
 EVENT_FRAMES: Final = 20
 
 #: Names of ``struct event_namespaces``'s members, as under /proc/PID/ns.
@@ -206,11 +207,6 @@ class EventProcess(ctypes.Structure):
         ("pid", ctypes.c_int32),
         ("uid", ctypes.c_uint32),
         ("comm", ctypes.c_ubyte * 16),
-        ("exe_len", ctypes.c_uint16),
-        ("cwd_len", ctypes.c_uint16),
-        ("pad", ctypes.c_uint32),
-        ("exe", ctypes.c_ubyte * EVENT_PATH),
-        ("cwd", ctypes.c_ubyte * EVENT_PATH),
     )
 
 
@@ -241,6 +237,8 @@ class CheckEvent(ctypes.Structure):
         ("namespaces", ctypes.c_uint32 * len(NAMESPACES)),
         ("process", EventProcess),
         ("parent", EventProcess),
+        ("names_len", ctypes.c_uint16 * 4),
+        ("names", ctypes.c_ubyte * EVENT_PATH * 4),
         ("stack", ctypes.c_uint64 * EVENT_FRAMES),
     )
 

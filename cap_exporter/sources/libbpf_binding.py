@@ -168,7 +168,8 @@ class LibBpf:
     def _on_print(self, level: int, template: bytes, arguments: int) -> int:
         if level >= _LIBBPF_DEBUG:
             return 0
-        buffer = ctypes.create_string_buffer(1 << 16)
+        # The verifier's log is one message, and what it minds is at its end.
+        buffer = ctypes.create_string_buffer(1 << 24)
         self._vsnprintf(buffer, len(buffer), template, ctypes.c_void_p(arguments))
         self._lines.append(buffer.value.decode(errors="replace"))
         return 0
