@@ -8,6 +8,7 @@
 #include "counters.bpf.h"
 #include "cgroups.bpf.h"
 #include "setup.bpf.h"
+#include "held.bpf.h"
 #include "classify.bpf.h"
 #include "events.bpf.h"
 
@@ -358,7 +359,8 @@ int BPF_PROG(task_forked, struct task_struct *parent, struct task_struct *child)
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(task_executed, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	on_exec(task);
+	if (on_exec(task))
+		tell_entered(task);
 	return 0;
 }
 
@@ -366,6 +368,22 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(task_exited, struct task_struct *task)
 {
 	on_exit(task);
+	return 0;
+}
+
+/* Since 5.8. Reading it gives a struct held of every process, workloads' only. */
+SEC("iter/task")
+int held_by_tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct held held;
+
+	/* Kernel threads and zombies have no memory. */
+	if (!task || !BPF_CORE_READ(task, mm) || has_leaders_credentials(task) ||
+	    in_setup(task, BPF_CORE_READ(task, tgid)))
+		return 0;
+	fill_held(&held, task);
+	bpf_seq_write(ctx->meta->seq, &held, sizeof(held));
 	return 0;
 }
 

@@ -7,7 +7,7 @@
 #ifndef __CAP_CHECKS_H__
 #define __CAP_CHECKS_H__
 
-#define CAP_LAYOUT_VERSION 1
+#define CAP_LAYOUT_VERSION 2
 
 /*
  * A counter's key is one word, so that a slot is claimed and matched by one instruction and no
@@ -138,6 +138,7 @@ enum cgroup_change {
 	CGROUP_CREATED = 1,
 	CGROUP_REMOVED = 2,
 	CGROUP_RENAMED = 3,
+	CGROUP_ENTERED = 4,	/* the entrypoint runs: struct cgroup_event_entered */
 };
 
 /* kernel/cgroup/cgroup-internal.h: TRACE_CGROUP_PATH_LEN */
@@ -159,6 +160,30 @@ struct cgroup_event_short {
 struct cgroup_event_long {
 	struct cgroup_event_head head;
 	char path[CAP_CGROUP_PATH_LEN];
+};
+
+enum held_flags {
+	HELD_NO_NEW_PRIVS = 1,
+	HELD_HOST_USER_NS = 2,	/* the capabilities are over the host's user namespace */
+};
+
+/* What a process holds. */
+struct held {
+	__u64 cgroup;			/* id and hierarchy in their places of a counter's key */
+	__u64 bounding;
+	__u64 permitted;
+	__u64 effective;
+	__u64 ambient;
+	__u64 inheritable;
+	__u32 tgid;
+	__u32 uid;
+	__u32 flags;			/* enum held_flags */
+	__u32 pad;
+};
+
+struct cgroup_event_entered {
+	struct cgroup_event_head head;
+	struct held held;
 };
 
 /* How much a cgroup tells of whose a task is. */

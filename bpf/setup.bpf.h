@@ -184,21 +184,24 @@ static __always_inline bool is_executor(struct task_struct *task)
 	return true;
 }
 
-static __always_inline void on_exec(struct task_struct *task)
+/* True where the task was in set-up until now. */
+static __always_inline bool on_exec(struct task_struct *task)
 {
 	__u32 tgid, done = MARK_DONE;
 	__u32 *mark;
 
 	if (!state.setup_tasks)
-		return;
+		return false;
 	tgid = BPF_CORE_READ(task, tgid);
 	mark = bpf_map_lookup_elem(&marks, &tgid);
 	if (!mark || *mark == MARK_DONE)
-		return;
+		return false;
 	if (*mark == MARK_UNIT ? is_executor(task) : executable_is_foreign(task))
-		return;
-	if (!bpf_map_update_elem(&marks, &tgid, &done, BPF_EXIST))
-		__sync_fetch_and_add(&state.setup_tasks, -1);
+		return false;
+	if (bpf_map_update_elem(&marks, &tgid, &done, BPF_EXIST))
+		return false;
+	__sync_fetch_and_add(&state.setup_tasks, -1);
+	return true;
 }
 
 static __always_inline void on_exit(struct task_struct *task)

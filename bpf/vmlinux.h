@@ -65,9 +65,11 @@ struct cred {
 	kgid_t sgid;
 	kuid_t euid;
 	kgid_t egid;
+	kernel_cap_t cap_inheritable;
 	kernel_cap_t cap_permitted;
 	kernel_cap_t cap_effective;
 	kernel_cap_t cap_bset;
+	kernel_cap_t cap_ambient;
 	struct user_namespace *user_ns;
 };
 
@@ -223,6 +225,7 @@ typedef int pid_t;
 
 struct task_struct {
 	struct mm_struct *mm;
+	unsigned long atomic_flags;
 	pid_t pid;
 	pid_t tgid;
 	struct task_struct *real_parent;
@@ -240,6 +243,17 @@ struct task_struct {
 };
 
 struct linux_binprm;
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
 
 /* kprobe arguments. x86: arch/x86/include/asm/ptrace.h. arm64: the part user space sees too. */
 #if defined(__TARGET_ARCH_x86)

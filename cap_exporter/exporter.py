@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cap_exporter.event_names import EventNames
-from cap_exporter.identities import Identities, Row
+from cap_exporter.identities import HOST, Identities, Row
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import (
     CgroupEvent,
     CgroupKey,
     Drain,
     Event,
+    Granted,
     Identity,
     Source,
     SourceError,
@@ -33,6 +34,9 @@ NEWS_SPACING = 0.25
 
 #: Containers that came and went between two of these are named by their events alone, seconds.
 _EXPIRE_EVERY = 15.0
+
+#: Entrypoints that wait for the name of their container, at most.
+_MOST_BEGAN = 1000
 
 
 class Tree(Protocol):
@@ -77,6 +81,7 @@ class Exporter:
         self._waker, self._wake = _pipe()
         self._last_drain = time.monotonic()
         self._next_expiry = 0.0
+        self._began: dict[CgroupKey, Granted] = {}
         self.opened = threading.Event()
 
     def open(self) -> SourceInfo:
@@ -130,6 +135,7 @@ class Exporter:
             )
             removed += self._tree.rescan()
         self._count(list(self._identities.rows(drain.increments, began)), drain.time)
+        self._observe(drain)
         if self._on_event:
             for event, identity in self._event_names.name(drain.events, began):
                 self._on_event(event, identity)
@@ -149,6 +155,27 @@ class Exporter:
         self._last_drain = time.monotonic()
         self.stats.drained(drain, self._last_drain - began)
         return drain
+
+    def _observe(self, drain: Drain) -> None:
+        """Containers that are there, and what they hold, also those that make no checks."""
+        self._began.update(drain.entered)
+        for cgroup, granted in list(self._began.items()):
+            if self._observed(cgroup, granted, drain.time, began=True):
+                del self._began[cgroup]
+        # One whose pod never comes is met again when all are read, if it lives.
+        while len(self._began) > _MOST_BEGAN:
+            del self._began[next(iter(self._began))]
+        for cgroup, granted in drain.held.items():
+            self._observed(cgroup, granted, drain.time, began=False)
+
+    def _observed(self, cgroup: CgroupKey, granted: Granted, at: float, *, began: bool) -> bool:
+        """False where it has no name yet."""
+        identity = self._identities.identity(cgroup)
+        if identity is None:
+            return False
+        if identity.container != HOST and not identity.helper:
+            self._ledger.observe(cgroup, identity, at, granted, began=began)
+        return True
 
     def _count(self, rows: Sequence[Row], at: float) -> None:
         self._ledger.apply(((row.identity, row.key, row.checks) for row in rows), at)

@@ -19,15 +19,17 @@ references; the dictionaries behind them are copied by the writer, and only thos
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
+from cap_exporter.granted import merge, numbers, united
 from cap_exporter.labels import HELPER, OVERFLOW_LABELS, Labels, labels_of
 from cap_exporter.model import (
     CgroupKey,
     CheckClass,
     CheckKey,
+    Granted,
     Identity,
     UserNamespace,
     Verdict,
@@ -61,7 +63,8 @@ class Series(NamedTuple):
     parts: tuple[Counts, ...]
     """Add these up, or call counts()."""
     granted: frozenset[int] | None
-    """Capabilities in the bounding set of the current container; None where nobody has looked."""
+    """Capabilities in the bounding set of the current container; None where nobody has looked,
+    and for what is no container: systemd units and the host mostly hold all there are."""
 
     def counts(self) -> Counts:
         """Checks counted under these labels. Read only."""
@@ -87,8 +90,8 @@ class Account(NamedTuple):
     """Seconds since the epoch: the last drain that had checks of it, or observe()."""
     gone_at: float | None
     """Seconds since the epoch when its last cgroup was removed; None while it is there."""
-    granted: frozenset[int] | None
-    """Capabilities in its bounding set; None where nobody has looked."""
+    granted: Granted | None
+    """What its processes hold, or held when they last ran; None where nobody has looked."""
     overflowed: int
     """Checks that ``counts`` lacks for want of room: above 0, a profile is incomplete."""
 
@@ -120,6 +123,8 @@ class _Account:
     counts: dict[Check, int] = field(default_factory=dict)
     live: int = 0  # cgroups that exist and are counted here
     gone_at: float | None = None
+    #: By cgroup: a container may have some below its own.
+    held: dict[CgroupKey, Granted] = field(default_factory=dict)
     granted: frozenset[int] | None = None
     overflowed: int = 0
 
@@ -233,25 +238,39 @@ class Ledger:
         cgroup: CgroupKey,
         identity: Identity,
         time: float,
-        granted: Collection[int] | None = None,
+        granted: Granted | None = None,
+        *,
+        began: bool = False,
     ) -> bool:
         """A container is there, whether or not it has made a check.
 
-        granted: the capabilities in the bounding set of its processes, where somebody has looked.
-        Returns False, and does nothing, when there is no room for it.
+        granted: what the cgroup's processes hold, where somebody has looked. began: only what a
+        process held that began there; others may hold more. Returns False, and does nothing,
+        when there is no room for it.
         """
         with self._lock:
             account = self._account_of(cgroup, identity, time)
             if account is None:
                 return False
             account.last_seen = time
-            if granted is not None and account.granted != (wanted := frozenset(granted)):
+            if granted is None:
+                return True
+            held = dict(account.held)
+            if began:
+                merge(held, {cgroup: granted})
+            else:
+                held[cgroup] = granted
+            if held == account.held:
+                return True
+            if identity.container_id:
+                wanted = numbers(united(held.values()).bounding)
                 more = len(wanted) - len(account.granted or ())
                 if more > 0 and self._room + more > self._max_room:
                     return False
                 self._room += more
                 account.granted = wanted
-                self._refresh(account.series)
+            account.held = held
+            self._refresh(account.series)
             return True
 
     def gone(self, cgroup: CgroupKey, time: float) -> None:
@@ -310,7 +329,7 @@ class Ledger:
                     account.first_seen,
                     account.last_seen,
                     account.gone_at,
-                    account.granted,
+                    united(account.held.values()) if account.held else None,
                     account.overflowed,
                 )
                 for account in self._accounts.values()

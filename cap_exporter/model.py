@@ -84,6 +84,25 @@ class CgroupEvent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """What processes hold: a union over all of a cgroup's, or a container's. Masks by capability
+    number."""
+
+    bounding: int
+    permitted: int = 0
+    effective: int = 0
+    ambient: int = 0
+    inheritable: int = 0
+    uids: tuple[int, ...] = ()
+    """Real uids seen, ascending; a few of them where there are many."""
+    no_new_privs: bool | None = None
+    """Every process has given up gaining privileges by exec (allowPrivilegeEscalation: false)."""
+    processes: int = 0
+    user_namespace_is_host: bool = True
+    """False: all of it holds over a user namespace of the container's own only."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """What a source gives each time it is drained: what came since the last time."""
 
@@ -101,6 +120,10 @@ class Drain:
     """Sampled checks, in the order in which they were made."""
     events_lost: Mapping[str, int] = field(default_factory=dict)
     """Events that were not sent, by reason (``full``, ``limited``); cumulative."""
+    entered: Mapping[CgroupKey, Granted] = field(default_factory=dict)
+    """What entrypoints held that began since the last drain."""
+    held: Mapping[CgroupKey, Granted] = field(default_factory=dict)
+    """What all processes hold now; empty where this drain did not look."""
     slots_used: int = 0
     slots_total: int = 0
 

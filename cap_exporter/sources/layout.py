@@ -22,7 +22,7 @@ from cap_exporter.model import (
 )
 from cap_exporter.model import CgroupKey as Cgroup
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 KEY_DENIED: Final = 1 << 7
 KEY_OTHER_NS: Final = 1 << 8
@@ -142,6 +142,30 @@ class CgroupEventHead(ctypes.Structure):
         ("hierarchy", ctypes.c_int32),
         ("change", ctypes.c_uint16),
         ("path_len", ctypes.c_uint16),
+    )
+
+
+#: CGROUP_ENTERED: not a change of the cgroup; a struct held follows the head.
+ENTERED: Final = 4
+
+HELD_NO_NEW_PRIVS: Final = 1
+HELD_HOST_USER_NS: Final = 2
+
+
+class Held(ctypes.Structure):
+    """struct held"""
+
+    _fields_ = (
+        ("cgroup", ctypes.c_uint64),
+        ("bounding", ctypes.c_uint64),
+        ("permitted", ctypes.c_uint64),
+        ("effective", ctypes.c_uint64),
+        ("ambient", ctypes.c_uint64),
+        ("inheritable", ctypes.c_uint64),
+        ("tgid", ctypes.c_uint32),
+        ("uid", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
     )
 
 

@@ -17,11 +17,13 @@ from typing import Final, NamedTuple
 
 from cap_exporter.cgroups.hierarchies import Hierarchies, Mode
 from cap_exporter.cgroups.reference import parse
+from cap_exporter.granted import merge
 from cap_exporter.model import (
     CgroupEvent,
     CgroupKey,
     Drain,
     Event,
+    Granted,
     SourceError,
     SourceInfo,
 )
@@ -29,6 +31,7 @@ from cap_exporter.sources import audit_class, diagnosis, layout, preemption
 from cap_exporter.sources.by_key import KeyCounters
 from cap_exporter.sources.counters import CounterTable
 from cap_exporter.sources.events import EventReader, EventSettings
+from cap_exporter.sources.held import read_held
 from cap_exporter.sources.kallsyms import Symbols
 from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object, Ring
 from cap_exporter.sources.overflow import OverflowCounters
@@ -46,6 +49,18 @@ MAX_SHARDS: Final = 8
 
 _LIFECYCLE: Final = frozenset({"cgroup_created", "cgroup_removed", "cgroup_renamed"})
 _PHASE: Final = frozenset({"task_attached", "task_forked", "task_executed", "task_exited"})
+_HELD: Final = "held_by_tasks"
+
+#: What processes hold changes rarely, and of entrypoints it is told at once: seconds between two
+#: readings of all.
+HELD_EVERY: Final = 60.0
+
+
+class _Extras(NamedTuple):
+    """What a kernel may be too old for, while it can count."""
+
+    events: bool
+    held: bool
 
 
 class _Way(NamedTuple):
@@ -107,6 +122,10 @@ class LibbpfSource:
         self._event_ring: Ring | None = None
         self._told: list[Event] = []
         self._next_tick = 0.0
+        self._held_link: int | None = None
+        self._next_held = 0.0
+        self._entered: dict[CgroupKey, Granted] = {}
+        self._hierarchy_ids: tuple[int, ...] = ()
         self._counters: CounterTable | KeyCounters
         self._state: layout.State
         self._program = ""
@@ -138,11 +157,9 @@ class LibbpfSource:
                 if way.name == "tp_btf":
                     self._calibrate(bpf, path, config, symbols)
                 for program in way.programs:
-                    try:
-                        self._load(bpf, path, config, program)
-                    except BpfError as error:
-                        self._give_up()
-                        refused.append((way.name, diagnosis.refusal(error)))
+                    reason = self._load_what_goes(bpf, path, config, program)
+                    if reason:
+                        refused.append((way.name, reason))
                         continue
                     log.info("counting capability checks through %s", way.name)
                     for name, why in refused:
@@ -209,11 +226,52 @@ class LibbpfSource:
         finally:
             probe.close()
 
-    def _load(self, bpf: LibBpf, path: Path, config: layout.Config, program: str) -> None:
+    def _load_what_goes(self, bpf: LibBpf, path: Path, config: layout.Config, program: str) -> str:
+        """Load and attach, without what this kernel refuses beside the counting. Returns why not
+        even that goes, "" where it does."""
+        wanted = self._event_settings
+        first: BpfError | None = None
+        for extras in dict.fromkeys(
+            (
+                _Extras(wanted is not None, held=True),
+                _Extras(wanted is not None, held=False),
+                _Extras(False, held=False),
+            )
+        ):
+            if not extras.events:
+                self._event_settings = None
+                config.events = 0
+            try:
+                self._load(bpf, path, config, program, extras)
+            except BpfError as error:
+                self._give_up()
+                first = first or error
+                if error.errno == errno.EPERM:
+                    break  # nothing that less of it would mend
+                continue
+            if first is not None:
+                missing = [] if extras.held else ["what containers are granted is not read"]
+                missing += ["there are no events"] if wanted and not extras.events else []
+                log.warning(
+                    "checks are counted, but %s: %s",
+                    " and ".join(missing),
+                    diagnosis.refusal(first),
+                )
+            return ""
+        self._event_settings = wanted
+        if wanted:
+            wanted.fill(config)
+        assert first is not None
+        return diagnosis.refusal(first)
+
+    def _load(
+        self, bpf: LibBpf, path: Path, config: layout.Config, program: str, extras: _Extras
+    ) -> None:
         by_key = program.endswith("_by_key")
         total = (config.shard_mask + 1) * self._slots
         self._object = probe = Object(bpf, path, self._btf)
-        probe.only(frozenset({program}) | _LIFECYCLE | _PHASE)
+        programs = frozenset({program}) | _LIFECYCLE | _PHASE
+        probe.only(programs | {_HELD} if extras.held else programs)
         probe.set_initial(".rodata.config", config)
         ring = self._event_settings.ring_bytes if self._event_settings else mmap.PAGESIZE
         probe.set_max_entries("check_events", ring)
@@ -230,7 +288,7 @@ class LibbpfSource:
             _drop_unused_maps(probe, keep={"counters", "claims"})
         probe.load()
         self._state = probe.struct(".bss.state", layout.State)
-        ids = tuple(config.hierarchy_ids)
+        self._hierarchy_ids = ids = tuple(config.hierarchy_ids)
         if by_key:
             self._counters = KeyCounters(
                 probe, "counts_by_key", ids, self._slots, bpf.possible_cpus
@@ -253,14 +311,18 @@ class LibbpfSource:
         # What tells cgroups and phases comes first, so that no check is counted without them.
         for name in sorted(_LIFECYCLE | _PHASE):
             probe.attach(name)
+        if extras.held:
+            self._held_link = probe.attach_iterator(_HELD)
         probe.attach(program)
         self._program = program
+        self._next_held = 0.0
 
     def _give_up(self) -> None:
         for ring in (self._ring, self._event_ring):
             if ring:
                 ring.close()
         self._ring = self._event_ring = None
+        self._held_link = None
         if self._object:
             self._drop_views()
             self._object.close()
@@ -317,6 +379,7 @@ class LibbpfSource:
                 self._state.event_tick += 1
                 self._next_tick = now + self._event_settings.tick
         told, self._told = self._told, []
+        entered, self._entered = self._entered, {}
         lost = self._state.events_lost
         newly_lost, self._events_lost = lost - self._events_lost, lost
         return Drain(
@@ -330,6 +393,8 @@ class LibbpfSource:
                 "full": self._state.events_full,
                 "limited": self._state.events_limited,
             },
+            entered=entered,
+            held=self._read_held(now),
             slots_used=self._counters.used,
             slots_total=self._counters.total,
         )
@@ -337,12 +402,26 @@ class LibbpfSource:
     def release(self, cgroups: Sequence[CgroupKey]) -> None:
         self._counters.release(cgroups, time.monotonic())
 
+    def _read_held(self, now: float) -> Mapping[CgroupKey, Granted]:
+        if self._object is None or self._held_link is None or now < self._next_held:
+            return {}
+        self._next_held = now + HELD_EVERY
+        try:
+            records = self._object.read_iterator(self._held_link)
+        except (BpfError, OSError) as error:
+            log.warning("what processes hold could not be read this time: %s", error)
+            return {}
+        return read_held(records, self._hierarchy_ids)
+
     def _missed(self) -> Mapping[str, int]:
         assert self._object is not None
         return {"recursion": self._object.recursion_misses(self._program)}
 
     def _on_cgroup_event(self, record: bytes) -> None:
         head = layout.CgroupEventHead.from_buffer_copy(record)
+        if head.change == layout.ENTERED:
+            merge(self._entered, read_held(record[ctypes.sizeof(head) :], self._hierarchy_ids))
+            return
         change = layout.CHANGES.get(head.change)
         if change is None:
             log.warning("a cgroup event of unknown kind %d was left out", head.change)

@@ -112,7 +112,10 @@ def _signatures(lib: ctypes.CDLL) -> None:
         ("bpf_program__set_autoload", integer, pointer, boolean),
         ("bpf_program__fd", integer, pointer),
         ("bpf_program__attach", pointer, pointer),
+        ("bpf_program__attach_iter", pointer, pointer, pointer),
         ("bpf_link__destroy", integer, pointer),
+        ("bpf_link__fd", integer, pointer),
+        ("bpf_iter_create", integer, integer),
         ("bpf_map__name", text, pointer),
         ("bpf_map__fd", integer, pointer),
         ("bpf_map__set_max_entries", integer, pointer, u32),
@@ -256,6 +259,22 @@ class Object:
             raise self._bpf.fail(f"cannot attach {program}")
         self._links.append(link)
         return link
+
+    def attach_iterator(self, program: str) -> int:
+        """For read_iterator(). An iterator runs when it is read."""
+        link: int | None = self._lib.bpf_program__attach_iter(self.programs[program], None)
+        if not link:
+            raise self._bpf.fail(f"cannot attach {program}")
+        self._links.append(link)
+        return link
+
+    def read_iterator(self, link: int) -> bytes:
+        """All that the program writes in one run over everything it iterates."""
+        fd = self._lib.bpf_iter_create(self._lib.bpf_link__fd(link))
+        if fd < 0:
+            raise self._bpf.fail("cannot read a BPF iterator", -fd)
+        with os.fdopen(fd, "rb", buffering=0) as stream:
+            return stream.readall() or b""
 
     def program_fd(self, name: str) -> int:
         return int(self._lib.bpf_program__fd(self.programs[name]))

@@ -214,3 +214,15 @@ def test_without_privileges_it_says_what_is_missing_and_exits_with_3() -> None:
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "CAP_BPF and CAP_PERFMON missing" in done.stderr
+
+
+def test_what_a_container_is_granted_is_published_though_it_never_asks(
+    tmp_path: Path, container: Callable[..., Container]
+) -> None:
+    one = container("NET_RAW", "CHOWN")
+    labels = {"container": one.container_id[:12]}
+    with RunningExporter(tmp_path, "--pod-patience=0s") as exporter:
+        assert one.run("true").returncode == 0
+        exporter.eventually("capability_container_granted", 2, **labels)
+        assert exporter.total("capability_container_granted", capability="CAP_NET_RAW") >= 1
+        exporter.eventually("capability_container_info", 1, **labels)

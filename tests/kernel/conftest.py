@@ -18,7 +18,7 @@ import pytest
 from cap_exporter.capabilities import name_of
 from cap_exporter.cgroups.hierarchies import Hierarchies, discover
 from cap_exporter.cgroups.tree import CgroupTree
-from cap_exporter.model import CgroupKey, CheckClass, CheckKey, Drain, UserNamespace
+from cap_exporter.model import CgroupKey, CheckClass, CheckKey, Drain, Granted, UserNamespace
 from cap_exporter.sources.bcc import BccSource
 from cap_exporter.sources.libbpf import LibbpfSource
 from tests.kernel.containers import Container, make_root
@@ -37,6 +37,8 @@ class Counting:
         source.introduce(self.tree.items())
         self.counts: Counter[CheckKey] = Counter()
         self.paths: dict[CgroupKey, str] = {}
+        self.entered: dict[str, Granted] = {}
+        self.held: dict[str, Granted] = {}
         self.last = Drain(time=0)
 
     def drain(self, *, release: bool = False) -> None:
@@ -45,6 +47,8 @@ class Counting:
         for key, count in self.last.increments:
             self.counts[key] += count
             self.paths.setdefault(key.cgroup, self.tree.path(key.cgroup) or "?")
+        for known, news in ((self.entered, self.last.entered), (self.held, self.last.held)):
+            known |= {self.tree.path(cgroup) or "?": held for cgroup, held in news.items()}
         if release:
             self.source.release(gone)
 

@@ -60,6 +60,14 @@ class Container:
         self._configure(command)
         self._runc("run", "--detach", "--bundle", str(self.folder), self.container_id, check=True)
 
+    def create(self, *command: str) -> None:
+        """All but the entrypoint: begin() runs it."""
+        self._configure(command)
+        self._runc("create", "--bundle", str(self.folder), self.container_id, check=True)
+
+    def begin(self) -> None:
+        self._runc("start", self.container_id, check=True)
+
     def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
         return self._runc("exec", self.container_id, *command)
 

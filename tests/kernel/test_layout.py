@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cap_exporter.sources import layout
+from cap_exporter.sources import held, layout
 
 pytestmark = pytest.mark.needs("clang")
 
@@ -22,6 +22,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "event_process": layout.EventProcess,
     "check_event": layout.CheckEvent,
     "cgroup_note": layout.CgroupNote,
+    "held": layout.Held,
     "calibration": layout.Calibration,
 }
 
@@ -43,6 +44,10 @@ CONSTANTS = {
     "EVENTS_DENIED": layout.EVENTS_DENIED,
     "EVENTS_ALLOWED": layout.EVENTS_ALLOWED,
     "EVENTS_STACK": layout.EVENTS_STACK,
+    "CGROUP_ENTERED": layout.ENTERED,
+    "HELD_NO_NEW_PRIVS": layout.HELD_NO_NEW_PRIVS,
+    "HELD_HOST_USER_NS": layout.HELD_HOST_USER_NS,
+    "sizeof(struct held)": held.SIZE,
     "RANK_OTHER": layout.RANK_OTHER,
     "RANK_NAMED": layout.RANK_NAMED,
     "RANK_CONTAINER": layout.RANK_CONTAINER,

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several processes, or several cgroups of one container, hold together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from cap_exporter.model import CgroupKey, Granted
+
+#: Distinct uids that are kept: a container has one or two, a login server many.
+MOST_UIDS: Final = 8
+
+
+def united(parts: Iterable[Granted]) -> Granted:
+    """Raises ValueError for none."""
+    some = list(parts)
+    if not some:
+        raise ValueError("nobody holds anything")
+    if len(some) == 1:
+        return some[0]
+    bounding = permitted = effective = ambient = inheritable = 0
+    for part in some:
+        bounding |= part.bounding
+        permitted |= part.permitted
+        effective |= part.effective
+        ambient |= part.ambient
+        inheritable |= part.inheritable
+    return Granted(
+        bounding,
+        permitted,
+        effective,
+        ambient,
+        inheritable,
+        tuple(sorted({uid for part in some for uid in part.uids})[:MOST_UIDS]),
+        all(part.no_new_privs for part in some),
+        sum(part.processes for part in some),
+        any(part.user_namespace_is_host for part in some),
+    )
+
+
+def merge(into: dict[CgroupKey, Granted], more: Mapping[CgroupKey, Granted]) -> None:
+    """Unite what two readings say of each cgroup."""
+    for cgroup, granted in more.items():
+        known = into.get(cgroup)
+        into[cgroup] = granted if known is None else united((known, granted))
+
+
+def numbers(mask: int) -> frozenset[int]:
+    """Capability numbers of a mask."""
+    return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
