@@ -383,6 +383,7 @@ static void send_cgroup_event(u64 cgroup, u64 path, u16 change)
 #define MARK_RUNTIME 1	/* in set-up as long as its executable is from elsewhere */
 #define MARK_UNIT 2	/* systemd, or its executor: in set-up until it executes the service */
 #define MARK_DONE 3	/* came from outside, executed the workload: never marked again */
+#define MARK_INIT 4	/* a runtime's own: in set-up until it executes a file of the container's */
 
 /* Processes that entered from outside, by tgid. */
 BPF_HASH(marks, u32, u32, 8192);
@@ -424,7 +425,7 @@ static bool in_setup(struct cap_state *state, u64 task, u32 tgid)
 	mark = marks.lookup(&tgid);
 	if (!mark || *mark == MARK_DONE)
 		return false;
-	return *mark == MARK_UNIT || executable_is_foreign(task);
+	return *mark != MARK_RUNTIME || executable_is_foreign(task);
 }
 
 static void set_mark(struct cap_state *state, u32 tgid, u32 kind)
@@ -450,11 +451,14 @@ static bool is_manager(struct cap_state *state, u64 task)
 }
 
 /* @mover, which is in cgroup @from, put @task into cgroup @to. */
-static void entered(struct cap_state *state, u64 task, u64 mover, u64 from, u64 to, u32 hierarchy)
+static void entered(struct cap_state *state, u64 task, u64 mover, u64 from, u64 to, u32 hierarchy,
+		    bool moved)
 {
 	u64 from_key = scoped(from, hierarchy), to_key = scoped(to, hierarchy), container, top = 0;
 	struct cgroup_place *source, *target;
+	u32 kind = MARK_RUNTIME;
 	bool outside;
+	u64 exe;
 
 	if (is_root(to))
 		return; /* nobody's */
@@ -470,8 +474,15 @@ static void entered(struct cap_state *state, u64 task, u64 mover, u64 from, u64 
 		/* What the two have in common, the hierarchy's root apart, decides. */
 		outside = !source || !target || !source->topmost ||
 			  source->topmost != target->topmost;
-	if (outside)
-		set_mark(state, READ32(task_struct, tgid, task), MARK_RUNTIME);
+	if (!outside)
+		return;
+	/* `runc init`, while it still runs the host's file: see setup.bpf.h. */
+	if (moved && target && target->container) {
+		exe = READ(file, f_inode, executable_file(task));
+		if (exe && exe == READ(file, f_inode, executable_file(mover)))
+			kind = MARK_INIT;
+	}
+	set_mark(state, READ32(task_struct, tgid, task), kind);
 }
 
 /* systemd >= 255 executes this first in the unit's cgroup; it sets the unit up in its stead. */
@@ -821,6 +832,7 @@ int task_attached(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 to = ctx->args[0], task = ctx->args[2], mover = bpf_get_current_task(), from, parent;
 	struct host host;
+	bool moved = true;
 	int hierarchy;
 
 	if (!get_host(&host))
@@ -834,9 +846,10 @@ int task_attached(struct bpf_raw_tracepoint_args *ctx)
 		if (mount_namespace(parent) != mount_namespace(task))
 			return 0;
 		mover = parent;
+		moved = false;
 	}
 	from = cgroup_in(READ(task_struct, cgroups, mover), hierarchy);
-	entered(host.state, task, mover, cgroup_id(from), cgroup_id(to), hierarchy);
+	entered(host.state, task, mover, cgroup_id(from), cgroup_id(to), hierarchy, moved);
 	return 0;
 }
 
@@ -855,7 +868,7 @@ int task_forked(struct bpf_raw_tracepoint_args *ctx)
 		old = cgroup_id(cgroup_in(from, HIERARCHY_V2));
 		new = cgroup_id(cgroup_in(to, HIERARCHY_V2));
 		if (old != new)
-			entered(host.state, child, parent, old, new, HIERARCHY_V2);
+			entered(host.state, child, parent, old, new, HIERARCHY_V2, false);
 	}
 	if (!host.state->setup_tasks)
 		return 0;

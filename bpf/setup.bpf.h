@@ -17,6 +17,7 @@ enum mark_kind {
 	MARK_RUNTIME = 1, /* in set-up as long as its executable is from elsewhere */
 	MARK_UNIT = 2,	  /* systemd, or its executor: in set-up until it executes the service */
 	MARK_DONE = 3,	  /* came from outside, executed the workload: never marked again */
+	MARK_INIT = 4,	  /* a runtime's own: in set-up until it executes a file of the container's */
 };
 
 /* Processes that entered from outside, by tgid. */
@@ -65,7 +66,7 @@ static __always_inline bool in_setup(struct task_struct *task, __u32 tgid)
 	mark = bpf_map_lookup_elem(&marks, &tgid);
 	if (!mark || *mark == MARK_DONE)
 		return false;
-	return *mark == MARK_UNIT || executable_is_foreign(task);
+	return *mark != MARK_RUNTIME || executable_is_foreign(task);
 }
 
 static __always_inline void set_mark(__u32 tgid, __u32 kind)
@@ -90,6 +91,11 @@ static __always_inline bool is_manager(struct task_struct *task)
 	return exe && exe == state.init_exe;
 }
 
+static __always_inline bool runs_same_file(struct task_struct *task, struct task_struct *mover)
+{
+	return executable(task) && executable(task) == executable(mover);
+}
+
 /* @mover, which is in cgroup @from, put @task into cgroup @to. */
 static __always_inline bool from_outside(struct kernfs_node *from, struct kernfs_node *to)
 {
@@ -104,15 +110,24 @@ static __always_inline bool from_outside(struct kernfs_node *from, struct kernfs
 }
 
 static __always_inline void entered(struct task_struct *task, struct task_struct *mover,
-				    struct kernfs_node *from, struct kernfs_node *to)
+				    struct kernfs_node *from, struct kernfs_node *to, bool moved)
 {
 	bool unit = is_manager(task) && is_manager(mover);
+	__u32 kind = MARK_RUNTIME;
 
 	if (!kernfs_parent(to))
 		return; /* the root cgroup is nobody's */
 	if (!unit && !from_outside(from, to))
 		return;
-	set_mark(BPF_CORE_READ(task, tgid), unit ? MARK_UNIT : MARK_RUNTIME);
+	if (unit)
+		kind = MARK_UNIT;
+	/*
+	 * runc puts its `runc init` there while that still runs the host's file in the host's
+	 * mount namespace: nothing foreign yet.
+	 */
+	else if (moved && runs_same_file(task, mover) && container_root((__u64)to))
+		kind = MARK_INIT;
+	set_mark(BPF_CORE_READ(task, tgid), kind);
 }
 
 /* A process was moved, by another one or by itself. */
@@ -122,6 +137,7 @@ static __always_inline void on_attach(struct task_struct *task, struct cgroup *t
 	int hierarchy = hierarchy_of(to);
 	struct task_struct *parent;
 	struct cgroup *from;
+	bool moved = true;
 
 	if (hierarchy < 0)
 		return;
@@ -136,9 +152,10 @@ static __always_inline void on_attach(struct task_struct *task, struct cgroup *t
 		if (mount_namespace(parent) != mount_namespace(task))
 			return;
 		mover = parent;
+		moved = false;
 	}
 	from = cgroup_in(false, BPF_CORE_READ(mover, cgroups), hierarchy);
-	entered(task, mover, BPF_CORE_READ(from, kn), BPF_CORE_READ(to, kn));
+	entered(task, mover, BPF_CORE_READ(from, kn), BPF_CORE_READ(to, kn), moved);
 }
 
 static __always_inline void on_fork(struct task_struct *parent, struct task_struct *child)
@@ -155,7 +172,7 @@ static __always_inline void on_fork(struct task_struct *parent, struct task_stru
 		old = BPF_CORE_READ(from, dfl_cgrp, kn);
 		new = BPF_CORE_READ(to, dfl_cgrp, kn);
 		if (old != new)
-			entered(child, parent, old, new);
+			entered(child, parent, old, new, false);
 	}
 	if (!state.setup_tasks)
 		return;

@@ -47,6 +47,8 @@ def test_a_million_checks_in_two_cgroups_and_300_short_ones_are_all_counted(
             run_in_cgroup(directory, checks, "acct", "1")
             directory.rmdir()
 
+    counting.drain()
+    before = counting.last.slots_used
     for worker in workers:
         go(worker)
     churner = threading.Thread(target=churn)
@@ -62,12 +64,12 @@ def test_a_million_checks_in_two_cgroups_and_300_short_ones_are_all_counted(
     assert counting.last.missed["recursion"] == 0
     assert counting.last.cgroup_events_lost == 0
 
-    # The short ones' slots are free again, after the grace period.
-    used = counting.last.slots_used
+    # The short ones' slots are free again, after the grace period: on a slow machine the first
+    # ones long before the last one was made.
     for _ in range(3):
         time.sleep(0.6)
         counting.drain(release=True)
-    assert counting.last.slots_used < used - CHURN
+    assert counting.last.slots_used < before + CHURN
 
 
 def test_when_the_table_is_full_checks_go_to_overflow_and_the_sum_stays_right(

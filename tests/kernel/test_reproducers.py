@@ -121,7 +121,12 @@ def test_a_command_s_checks_have_their_capability_verdict_and_audit_class(
         other = {"audited": "noaudit", "noaudit": "audited"}
         assert not seen & {(c, v, other[a]) for c, v, a in expected}
         return
-    assert seen == expected
+    if expected:
+        assert seen == expected
+    else:
+        # None made where the table comes from, because something was not there to ask about (user
+        # namespaces, vsock, a disk): where it is, they are those of a kernel that had it.
+        assert seen in (expected, {tuple(check) for check in row["6.18"]})
     assert isinstance(shared.source, LibbpfSource)
     assert shared.source.stack_walks == 0
 
