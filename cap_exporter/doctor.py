@@ -134,6 +134,7 @@ def _ways(hierarchies: Hierarchies) -> Iterator[Finding]:
     from cap_exporter.sources.libbpf import WAYS, LibbpfSource
 
     first = True
+    lossy: list[str] = []
     for way in WAYS:
         source = LibbpfSource(hierarchies, attach=way.name, slots=1024)
         try:
@@ -146,11 +147,22 @@ def _ways(hierarchies: Hierarchies) -> Iterator[Finding]:
             continue
         finally:
             source.close()
+        if source.lossy:
+            lossy.append(f"attach by {way.name}")
+            yield Finding(lossy[-1], Status.LIMITED, f"works, but {source.lossy}")
+            continue
         yield Finding(
             f"attach by {way.name}", Status.OK, "works" + (" and would be used" if first else "")
         )
         first = False
-    if first:
+    if first and lossy:
+        yield Finding(
+            "libbpf source",
+            Status.LIMITED,
+            f"would {lossy[0]}, and publish how many checks were missed",
+            "boot with preempt=none or preempt=voluntary, or use a kernel with kprobes",
+        )
+    elif first:
         yield Finding(
             "libbpf source",
             Status.FAILED,

@@ -71,6 +71,8 @@ class _Way(NamedTuple):
     """Variants: the table in mapped memory first, then the per-key hash (kernels before 5.12)."""
 
 
+_NO_TRACEPOINT: Final = "the kernel has no cap_capable tracepoint (Linux 6.14 and later do)"
+
 WAYS: Final = (
     _Way("tp_btf", ("checks_tp_btf",)),
     _Way("fexit", ("checks_fexit", "checks_fexit_by_key")),
@@ -133,6 +135,8 @@ class LibbpfSource:
         self._events: list[CgroupEvent] = []
         self._events_lost = 0
         self.symbols_restricted = False
+        self.lossy = ""
+        """Why the way that is attached loses checks on this kernel; empty: it does not."""
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -146,28 +150,59 @@ class LibbpfSource:
         config = self._configure(types)
         symbols = self._read_symbols()
         refused: list[tuple[str, str]] = []
+        lossy: list[tuple[_Way, str]] = []
         try:
             for way in WAYS:
                 if self._attach not in (None, way.name):
                     continue
-                reason = self._offers(way, types, bpf, path, symbols)
-                if reason:
-                    refused.append((way.name, reason))
+                if way.name == "tp_btf" and not types.has_tracepoint("cap_capable"):
+                    refused.append((way.name, _NO_TRACEPOINT))
                     continue
-                if way.name == "tp_btf":
-                    self._calibrate(bpf, path, config, symbols)
-                for program in way.programs:
-                    reason = self._load_what_goes(bpf, path, config, program)
-                    if reason:
+                if reason := self._why_lossy(way, bpf, path, types, symbols):
+                    lossy.append((way, reason))
+                    if self._attach is None:
                         refused.append((way.name, reason))
-                        continue
-                    log.info("counting capability checks through %s", way.name)
-                    for name, why in refused:
-                        log.info("not through %s: %s", name, why)
-                    return SourceInfo("libbpf", way.name)
+                elif info := self._try(way, bpf, path, config, symbols, refused):
+                    return info
+            for way, reason in lossy:
+                # Better than nothing: what is lost is counted.
+                if info := self._try(way, bpf, path, config, symbols, refused):
+                    self.lossy = reason
+                    log.warning("checks may be lost: %s", reason)
+                    return info
         finally:
             types.close()
         raise SourceError(diagnosis.nothing_attached(refused))
+
+    def _try(
+        self,
+        way: _Way,
+        bpf: LibBpf,
+        path: Path,
+        config: layout.Config,
+        symbols: Symbols | None,
+        refused: list[tuple[str, str]],
+    ) -> SourceInfo | None:
+        """Attach in this way; None, and why in ``refused``, where the kernel does not let it."""
+        if way.name == "tp_btf":
+            self._calibrate(bpf, path, config, symbols)
+        for program in way.programs:
+            reason = self._load_what_goes(bpf, path, config, program)
+            if not reason:
+                log.info("counting capability checks through %s", way.name)
+                for name, why in refused:
+                    log.info("not through %s: %s", name, why)
+                return SourceInfo("libbpf", way.name)
+            refused.append((way.name, reason))
+        return None
+
+    def _why_lossy(
+        self, way: _Way, bpf: LibBpf, path: Path, types: KernelTypes, symbols: Symbols | None
+    ) -> str:
+        """Why checks may be lost in this way on this kernel; empty: none are."""
+        if way.name == "tp_btf":
+            return preemption.why_not_tracepoint(bpf, path, types, symbols)
+        return preemption.why_not_fexit(bpf, path, symbols) if way.name == "fexit" else ""
 
     def _configure(self, types: KernelTypes) -> layout.Config:
         config = layout.Config()
@@ -194,16 +229,6 @@ class LibbpfSource:
             return None
         self.symbols_restricted = symbols.restricted
         return None if symbols.restricted else symbols
-
-    def _offers(
-        self, way: _Way, types: KernelTypes, bpf: LibBpf, path: Path, symbols: Symbols | None
-    ) -> str:
-        """Why this way is not for this kernel; empty: try it."""
-        if way.name == "tp_btf" and not types.has_tracepoint("cap_capable"):
-            return "the kernel has no cap_capable tracepoint (Linux 6.14 and later do)"
-        if way.name == "fexit" and self._attach is None:
-            return preemption.why_not_fexit(bpf, path, symbols)
-        return ""
 
     def _calibrate(
         self, bpf: LibBpf, path: Path, config: layout.Config, symbols: Symbols | None

@@ -21,6 +21,7 @@ LIBRARY = "libbpf.so.1"
 
 _BTF_KIND_TYPEDEF = 8
 _BTF_KIND_FUNC = 12
+_BTF_KIND_VAR = 14
 
 _PrintFn = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _SampleFn = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -394,6 +395,11 @@ class KernelTypes:
     def has_tracepoint(self, name: str) -> bool:
         wanted = f"btf_trace_{name}".encode()
         return int(self._lib.btf__find_by_name_kind(self._btf, wanted, _BTF_KIND_TYPEDEF)) > 0
+
+    def has_variable(self, name: str) -> bool:
+        """A per-CPU variable: of others BTF says nothing."""
+        found = self._lib.btf__find_by_name_kind(self._btf, name.encode(), _BTF_KIND_VAR)
+        return int(found) > 0
 
     def parameters(self, function: str) -> list[str]:
         """Names of a kernel function's parameters; empty where it is not in the BTF."""

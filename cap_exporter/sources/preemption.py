@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether fexit can be trusted on this kernel.
+"""Whether a way to attach can be trusted with this kernel's preemption.
 
-Under full preemption a task that is preempted inside an fexit program makes the kernel skip the
-program for every other task on that CPU (kernel/bpf/trampoline.c, __bpf_prog_enter_recur(), 6.12):
-60 to 74 percent of the checks were lost in a measurement on 6.1 and 6.12. There the kprobe, which
-runs with preemption off, is the better way.
+A task that is preempted inside an fexit program makes the kernel skip the program for every other
+task on that CPU (kernel/bpf/trampoline.c, __bpf_prog_enter_recur(), 6.12): 60 to 74 percent of
+the checks were lost in a measurement on 6.1 and 6.12 under full preemption. Since 7.0 the same goes
+for programs on tracepoints, which ran with preemption disabled before. A kprobe does so still.
 """
 
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 from cap_exporter.sources import layout
 from cap_exporter.sources.kallsyms import Symbols
-from cap_exporter.sources.libbpf_binding import BpfError, LibBpf, Object
+from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object
 
 #: kernel/sched/core.c, 6.18: preempt_dynamic_none, _voluntary, _full, _lazy.
 _MODES = ("none", "voluntary", "full", "lazy")
@@ -22,15 +23,35 @@ _MODES = ("none", "voluntary", "full", "lazy")
 #: Modes under which nothing was lost ("lazy": 0 to 0.3 percent, so not among them).
 _SAFE = ("none", "voluntary")
 
+#: Since then tracepoints call their programs under SRCU instead of with preemption disabled
+#: (include/linux/tracepoint.h), for which there is this per-CPU variable; also where a vendor
+#: brought that to an older kernel.
+_PREEMPTIBLE_TRACEPOINTS = (7, 0)
+_TRACEPOINT_SRCU = "tracepoint_srcu_srcu_data"
+
 
 def why_not_fexit(bpf: LibBpf, path: Path, symbols: Symbols | None) -> str:
     """Empty where fexit loses nothing."""
+    return _why_not("fexit", bpf, path, symbols)
+
+
+def why_not_tracepoint(bpf: LibBpf, path: Path, types: KernelTypes, symbols: Symbols | None) -> str:
+    """Empty where a tracepoint's program loses nothing."""
+    preemptible = types.has_variable(_TRACEPOINT_SRCU) or _release() >= _PREEMPTIBLE_TRACEPOINTS
+    return _why_not("a tracepoint", bpf, path, symbols) if preemptible else ""
+
+
+def _why_not(way: str, bpf: LibBpf, path: Path, symbols: Symbols | None) -> str:
     mode = _mode(bpf, path, symbols)
     if mode in _SAFE:
         return ""
     if mode is None:
-        return "the preemption mode could not be read, and under a full one fexit loses checks"
-    return f"the kernel runs with {mode} preemption, under which fexit loses checks"
+        return f"the preemption mode could not be read, and under a full one {way} loses checks"
+    return f"the kernel runs with {mode} preemption, under which {way} loses checks"
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
 
 
 def _mode(bpf: LibBpf, path: Path, symbols: Symbols | None) -> str | None:

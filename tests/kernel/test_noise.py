@@ -34,7 +34,10 @@ def test_a_container_that_binds_port_80_and_runs_dmesg_shows_just_that(
     counting.drain()
     assert counting.profile(one.cgroup) == ({"CAP_NET_BIND_SERVICE"}, DMESG)
     # The noise is there, told apart and not lost.
-    assert {"setup", "noaudit"} <= counting.classes(one.cgroup)
+    classes = counting.classes(one.cgroup)
+    assert "setup" in classes
+    # Where the compiler inlined cap_capable into mmap's question, only the tracepoint sees it.
+    assert "noaudit" in classes or counting.info.attach != "tp_btf"
     setup = sum(n for key, n in counting.under(one.cgroup).items() if key.check_class == "setup")
     assert setup > 50
 
