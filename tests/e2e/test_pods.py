@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real containers under a kubelet's cgroup paths, and an API server that names them: every check
+comes out under its pod, whatever happens to the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.exporter import RunningExporter
+from tests.kernel.containers import Container
+from tests.kube.objects import NODE, pod
+from tests.kube.server import Handler, KubeServer, Request
+
+pytestmark = [pytest.mark.kernel, pytest.mark.needs("runc", "clang")]
+
+PACCT = {"capability": "CAP_SYS_PACCT"}
+CHECKS = "capability_checks_total"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[KubeServer]:
+    folder = tmp_path / "kube"
+    folder.mkdir()
+    one = KubeServer(folder)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, server: KubeServer) -> Callable[..., RunningExporter]:
+    def make(*arguments: str) -> RunningExporter:
+        return RunningExporter(
+            tmp_path, f"--kubeconfig={server.kubeconfig()}", f"--node-name={NODE}", *arguments
+        )
+
+    return make
+
+
+def pod_of(one: Container, name: str, container: str = "app", **more: Any) -> dict[str, Any]:
+    return pod(name, "shop", {container: one.container_id}, uid=one.pod_uid, **more)
+
+
+def in_step(exporter: RunningExporter) -> None:
+    exporter.eventually("cap_exporter_pod_watch_synced", 1)
+
+
+def test_checks_are_published_under_pod_container_and_workload(
+    server: KubeServer, start: Callable[..., RunningExporter], container: Callable[..., Container]
+) -> None:
+    one = container()
+    labels = {"pod-template-hash": "6d5f"}
+    server.apply(pod_of(one, "web-6d5f-x", labels=labels, owner=("ReplicaSet", "web-6d5f")))
+    with start() as exporter:
+        in_step(exporter)
+        one.run("checks", "acct", "17")
+        where = {"namespace": "shop", "pod": "web-6d5f-x", "container": "app"}
+        exporter.eventually(CHECKS, 17, verdict="denied", **where, **PACCT)
+        (info,) = exporter.samples("capability_container_info", **where)
+        assert {"workload_kind": "Deployment", "workload": "web"}.items() <= dict(info).items()
+        assert dict(info)["container_id"] == one.container_id
+        assert exporter.total(CHECKS, **PACCT) == 17
+
+
+def test_a_pod_that_is_gone_at_once_still_has_its_name(
+    server: KubeServer, start: Callable[..., RunningExporter], container: Callable[..., Container]
+) -> None:
+    """The pod is made, lives for less than a drain, and is deleted at once."""
+    one = container()
+    with start() as exporter:
+        in_step(exporter)
+        server.apply(pod_of(one, "short"))
+        one.run("checks", "acct", "5")
+        server.delete(one.pod_uid)
+        exporter.eventually(CHECKS, 5, namespace="shop", pod="short", container="app", **PACCT)
+
+
+def test_counts_that_come_before_their_pod_wait_for_it(
+    server: KubeServer, start: Callable[..., RunningExporter], container: Callable[..., Container]
+) -> None:
+    one = container()
+    with start() as exporter:
+        in_step(exporter)
+        one.run("checks", "acct", "9")
+        time.sleep(1)
+        assert exporter.total(CHECKS, **PACCT) == 0
+        server.apply(pod_of(one, "late"))
+        exporter.eventually(CHECKS, 9, namespace="shop", pod="late", container="app", **PACCT)
+        assert exporter.total(CHECKS, **PACCT) == 9
+
+
+def test_a_pod_that_never_comes_is_published_under_the_ids_it_has(
+    start: Callable[..., RunningExporter], container: Callable[..., Container]
+) -> None:
+    one = container()
+    with start("--pod-patience=500ms") as exporter:
+        in_step(exporter)
+        one.start("sh", "-c", "checks acct 9; sleep 100")
+        exporter.eventually(
+            CHECKS, 9, namespace="", pod=one.pod_uid, container=one.container_id[:12], **PACCT
+        )
+        assert exporter.total("cap_exporter_unresolved_cgroups") == 1
+
+
+def test_a_restart_neither_doubles_the_series_nor_makes_it_fall(
+    server: KubeServer, start: Callable[..., RunningExporter], container: Callable[..., Container]
+) -> None:
+    first, second = container(), container()
+    second.pod_uid = first.pod_uid
+    server.apply(pod_of(first, "api"))
+    where = {"namespace": "shop", "pod": "api", "container": "app", **PACCT}
+    with start("--retention=1s") as exporter:
+        in_step(exporter)
+        first.run("checks", "acct", "3")
+        exporter.eventually(CHECKS, 3, **where)
+        server.apply(pod_of(second, "api"))
+        second.start("sh", "-c", "checks acct 4; sleep 100")
+        exporter.eventually(CHECKS, 7, **where)
+        assert len(exporter.samples(CHECKS, verdict="denied", **where)) == 1
+        (info,) = exporter.samples("capability_container_info", pod="api", container="app")
+        assert dict(info)["container_id"] == second.container_id
+        # The old id's time is over; its checks stay in the sum.
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            assert exporter.total(CHECKS, **where) == 7
+            time.sleep(0.2)
+
+
+def test_without_the_api_it_works_at_once_says_so_and_picks_up_when_it_comes(
+    server: KubeServer, start: Callable[..., RunningExporter], container: Callable[..., Container]
+) -> None:
+    server.stop()
+    one = container()
+    with start() as exporter:
+        one.run("checks", "acct", "21")
+        answer = exporter.get("/readyz")
+        assert answer.startswith("ready")
+        assert "pods: " in answer
+        server.apply(pod_of(one, "web"))
+        server.start()
+        exporter.eventually(CHECKS, 21, namespace="shop", pod="web", container="app", **PACCT)
+        assert "pods: " not in exporter.get("/readyz")
+
+
+def _gone(server: KubeServer) -> None:
+    server.stop()
+    time.sleep(1)
+    server.compact()
+    server.start()
+
+
+def _expired(server: KubeServer) -> None:
+    server.compact()
+    server.cut()
+
+
+def _token(server: KubeServer) -> None:
+    server.token = "another"
+    server.cut()
+    time.sleep(0.3)
+    server.write_token()
+
+
+def _garbage(server: KubeServer) -> None:
+    def spoiled(handler: Handler, request: Request) -> bool:
+        handler.begin_stream()
+        handler.chunk(b"\xff{]garbage\n" * 3)
+        handler.end_stream()
+        return True
+
+    server.once(spoiled, times=2)
+    server.cut()
+
+
+def _half(server: KubeServer) -> None:
+    def half(handler: Handler, request: Request) -> bool:
+        if not request.is_watch:
+            return False
+        handler.begin_stream()
+        handler.chunk(b'{"type":"MODIFIED","object":{"metadata":')
+        handler.close_connection = True
+        return True
+
+    server.once(half, times=2)
+    server.cut()
+
+
+def _back(server: KubeServer) -> None:
+    server.go_back(500)
+    server.cut()
+
+
+FAULTS = {
+    "gone for a while": _gone,
+    "410": _expired,
+    "another token": _token,
+    "garbage": _garbage,
+    "reset in the middle of an event": _half,
+    "resource versions go back": _back,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_while_the_server_fails_no_check_is_lost_or_misnamed(
+    server: KubeServer,
+    start: Callable[..., RunningExporter],
+    container: Callable[..., Container],
+    fault: str,
+) -> None:
+    before, during = container(), container()
+    server.apply(pod_of(before, "before"))
+    with start() as exporter:
+        in_step(exporter)
+        before.start("sh", "-c", "for i in 1 2 3 4 5 6 7 8; do checks acct 10; sleep 0.3; done")
+        FAULTS[fault](server)
+        server.apply(pod_of(during, "during"))
+        during.run("checks", "acct", "33")
+        for name, checks in (("before", 80), ("during", 33)):
+            exporter.eventually(
+                CHECKS, checks, namespace="shop", pod=name, container="app", **PACCT
+            )
+        # Only now: nobody can be told of a pod that came and went while its server failed.
+        server.delete(during.pod_uid)
+        exporter.eventually("cap_exporter_pods", 1)
+        assert exporter.total(CHECKS, **PACCT) == 113
