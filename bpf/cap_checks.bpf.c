@@ -34,9 +34,23 @@ struct check {
 	bool denied;
 };
 
-static __always_inline enum check_class classify(bool direct, struct task_struct *task,
+/*
+ * The current task as the pointer that bpf_task_pt_regs() wants (5.15), or NULL. Kernels for
+ * which the counters are by key may be older than asking for it.
+ */
+static __always_inline struct task_struct *task_with_registers(bool direct, bool table)
+{
+	if (direct || (table && bpf_core_enum_value_exists(enum bpf_func_id,
+							   BPF_FUNC_task_pt_regs)))
+		return bpf_get_current_task_btf();
+	return 0;
+}
+
+static __always_inline enum check_class classify(bool direct, bool table, struct task_struct *task,
 						 const struct check *check)
 {
+	struct task_struct *typed;
+
 	const struct cred *subjective = FIELD(direct, task, cred);
 	enum audit audit = AUDIT_YES;
 	int second;
@@ -58,28 +72,31 @@ static __always_inline enum check_class classify(bool direct, struct task_struct
 		if (second >= 0 &&
 		    holds(address_of(check->cred), address_of(check->target), second))
 			return CLASS_ALTERNATIVE;
-		/* bpf_task_pt_regs() wants a typed pointer */
-		if (direct && sets_own_id(task, check->cred, check->cap) &&
+		typed = task_with_registers(direct, table);
+		if (typed && sets_own_id(typed, check->cred, check->cap) &&
 		    !FIELD(direct, check->target, level))
 			return CLASS_ALTERNATIVE;
 	}
 	return audit == AUDIT_UNKNOWN ? CLASS_UNCLASSIFIED : CLASS_MEANINGFUL;
 }
 
-static __always_inline int syscall_of(bool direct, struct task_struct *task)
+static __always_inline int syscall_of(bool direct, bool table)
 {
-#if defined(__TARGET_ARCH_x86)
-	if (direct) /* bpf_task_pt_regs() wants a typed pointer */
-		return BPF_CORE_READ((struct pt_regs *)bpf_task_pt_regs(task), orig_ax);
-#elif defined(__TARGET_ARCH_arm64)
+	struct task_struct *task = task_with_registers(direct, table);
+#if defined(__TARGET_ARCH_arm64)
 	struct pt_regs___syscall *regs;
-
-	if (direct) {
-		regs = (void *)bpf_task_pt_regs(task);
-		return BPF_CORE_READ(regs, syscallno);
-	}
+#else
+	struct pt_regs *regs;
 #endif
-	return -1;
+
+	if (!task)
+		return -1;
+	regs = (void *)bpf_task_pt_regs(task);
+#if defined(__TARGET_ARCH_arm64)
+	return BPF_CORE_READ(regs, syscallno);
+#else
+	return BPF_CORE_READ(regs, orig_ax);
+#endif
 }
 
 /*
@@ -180,7 +197,7 @@ static __always_inline void maybe_tell(bool direct, bool table, struct task_stru
 
 	if (table && config.event_ticks && was_told(&kind, &pending))
 		return;
-	check->syscall = syscall_of(direct, task);
+	check->syscall = syscall_of(direct, table);
 	tell(check->ctx, task, check, &kind, pending);
 }
 
@@ -194,7 +211,7 @@ static __always_inline int on_check(bool direct, bool table, struct check *check
 	else
 		task = (void *)bpf_get_current_task();
 
-	class = classify(direct, task, check);
+	class = classify(direct, table, task, check);
 	key = check->cap & 0x7f;
 	if (check->denied)
 		key |= CAP_KEY_DENIED;

@@ -296,6 +296,11 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
+/* Only its names are used, to ask whether this kernel has them. */
+enum bpf_func_id {
+	BPF_FUNC_task_pt_regs = 175,
+};
+
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,

@@ -36,11 +36,19 @@ UNSTABLE = {
 }
 
 
-def column(release: str) -> str:
-    """The column that fits a kernel: the tracepoint came with 6.14, dmesg changed after 6.1."""
+#: Newer kernels ask other questions here and there, and there is no table of theirs.
+NEWEST = (6, 19)
+
+
+def version_of(release: str) -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", release)
     assert found
-    version = int(found[1]), int(found[2])
+    return int(found[1]), int(found[2])
+
+
+def column(release: str) -> str:
+    """The column that fits a kernel: the tracepoint came with 6.14, dmesg changed after 6.1."""
+    version = version_of(release)
     return "6.18" if version >= (6, 14) else "6.12" if version >= (6, 2) else "6.1"
 
 
@@ -116,7 +124,7 @@ def test_a_command_s_checks_have_their_capability_verdict_and_audit_class(
         if (audit := audit_class(key.check_class))
         and not (key.capability == 21 and key.check_class is CheckClass.NOAUDIT)
     }
-    if row["name"] in UNSTABLE:
+    if row["name"] in UNSTABLE or version_of(platform.release()) > NEWEST:
         # Which checks are made is the program's affair, but none may be of another audit class.
         other = {"audited": "noaudit", "noaudit": "audited"}
         assert not seen & {(c, v, other[a]) for c, v, a in expected}
