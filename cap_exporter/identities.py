@@ -223,6 +223,7 @@ def in_pod(pod: Pod, container: Container | None, reference: Reference, path: st
         runtime=(container.runtime if container else "") or reference.runtime or "",
         cgroup=path,
         helper=reference.role is Role.HELPER,
+        pod_labels=tuple(sorted(pod.labels.items())),
     )
 
 

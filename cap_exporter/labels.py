@@ -18,7 +18,8 @@ two such containers share one series, instead of making a page with the same ser
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from cap_exporter.model import Identity
@@ -39,30 +40,78 @@ def label_value(text: str) -> str:
     return _SURROGATES.sub(_visible, text)
 
 
-class Labels(NamedTuple):
-    """What tells one series of a capability and verdict from another."""
+#: Values of a scheme's labels, in the order of its names: what tells one series of a capability
+#: and verdict from another.
+Labels: TypeAlias = tuple[str, ...]
 
-    namespace: str
-    pod: str
-    container: str
-
-
-#: Checks that could not be told apart for want of room; part of every sum.
-OVERFLOW_LABELS = Labels("", "", "(overflow)")
+#: The container label of checks that could not be told apart for want of room; the other labels
+#: are empty. They are part of every sum.
+OVERFLOW = "(overflow)"
 
 #: The container label of all runtime monitors of one pod, or of the host.
 HELPER = "(helper)"
 
+#: Labels a series may be told apart by, and the field of an Identity each is.
+CHOICES = ("namespace", "pod", "container", "workload_kind", "workload")
 
-def labels_of(identity: Identity) -> Labels:
-    """The labels under which the checks of ``identity`` are published.
+DEFAULT = ("namespace", "pod", "container")
 
-    A runtime's monitor (conmon, the LXC monitor) is no workload and there is one per container:
-    those of a pod, or of the host, share the container label ``(helper)``. Their checks stay in
-    every sum, and one matcher, ``container!="(helper)"``, leaves them out.
+#: Kubernetes' own way to make a label's name a metric label's, as in kube-state-metrics.
+_POD_LABEL = "label_"
+
+_NOT_IN_NAMES = re.compile("[^a-zA-Z0-9_]")
+
+
+class LabelScheme:
+    """Which labels series have.
+
+    names: a choice of CHOICES, ``container`` among them. Without ``pod``, the series of a
+    workload's containers of one name are one series: their sum. pod_labels: names of pods' labels
+    that become labels too; ``app.kubernetes.io/name`` as ``label_app_kubernetes_io_name``.
+    Raises ValueError for names that don't go.
     """
-    return Labels(
-        label_value(identity.namespace),
-        label_value(identity.pod),
-        HELPER if identity.helper else label_value(identity.container),
-    )
+
+    def __init__(self, names: Sequence[str] = DEFAULT, pod_labels: Sequence[str] = ()) -> None:
+        for name in names:
+            if name not in CHOICES:
+                raise ValueError(f"{name!r} is no label: choose of {', '.join(CHOICES)}")
+        if "container" not in names:
+            raise ValueError(
+                "the label container must be among the labels: host units, (overflow) and "
+                "(helper) have no other name"
+            )
+        self.fields = tuple(dict.fromkeys(names))
+        self.pod_labels = tuple(dict.fromkeys(pod_labels))
+        """Names of the pods' labels that are looked at."""
+        of_pods = tuple(_POD_LABEL + _NOT_IN_NAMES.sub("_", name) for name in self.pod_labels)
+        for name in of_pods:
+            if of_pods.count(name) > 1:
+                raise ValueError(f"two of the pod labels become the same metric label, {name}")
+        self.names = (*self.fields, *of_pods)
+        """Names of the metric labels."""
+        self.per_container = "pod" in self.fields
+        """Each series is one container's; else one series may be many containers'."""
+        self._container = self.names.index("container")
+        self.overflow: Labels = self._only_container(OVERFLOW)
+
+    def _only_container(self, container: str) -> Labels:
+        return tuple(container if i == self._container else "" for i in range(len(self.names)))
+
+    def of(self, identity: Identity) -> Labels:
+        """The labels under which the checks of ``identity`` are published.
+
+        A runtime's monitor (conmon, the LXC monitor) is no workload and there is one per container:
+        those of a pod, or of the host, share the container label ``(helper)``. Their checks stay
+        in every sum, and one matcher, ``container!="(helper)"``, leaves them out.
+        """
+        values = [label_value(getattr(identity, field)) for field in self.fields]
+        if identity.helper:
+            values[self._container] = HELPER
+        if self.pod_labels:
+            found = dict(identity.pod_labels)
+            values += [label_value(found.get(name, "")) for name in self.pod_labels]
+        return tuple(values)
+
+    def is_nameless(self, labels: Labels) -> bool:
+        """Whether no container has these labels: ``(overflow)`` and ``(helper)``."""
+        return labels[self._container] == HELPER or labels == self.overflow

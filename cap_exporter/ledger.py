@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from cap_exporter.granted import merge, numbers, united
-from cap_exporter.labels import HELPER, OVERFLOW_LABELS, Labels, labels_of
+from cap_exporter.labels import OVERFLOW, Labels, LabelScheme
 from cap_exporter.model import (
     CgroupKey,
     CheckClass,
@@ -56,8 +56,9 @@ class Series(NamedTuple):
 
     labels: Labels
     info: Identity | None
-    """The container that has these labels now, else the last one that had them. None where there
-    is no such thing: ``(overflow)``, ``(helper)``."""
+    """The container that has these labels now, else the last one that had them; one of several
+    where the labels are not a container's alone. None where there is no such thing:
+    ``(overflow)``, ``(helper)``."""
     since: float
     """When the series began at 0; seconds since the epoch."""
     parts: tuple[Counts, ...]
@@ -140,17 +141,20 @@ class _Binding(NamedTuple):
 _AccountKey: TypeAlias = tuple[Labels, str, str]
 
 
-def _account_key(identity: Identity) -> _AccountKey:
-    return labels_of(identity), identity.container_id, identity.pod_uid
-
-
 class Ledger:
     """Counts per container. See the module's text for what it promises."""
 
     def __init__(
-        self, *, max_series: int = 100_000, retention: float = 600.0, late: float = 60.0
+        self,
+        *,
+        max_series: int = 100_000,
+        retention: float = 600.0,
+        late: float = 60.0,
+        scheme: LabelScheme | None = None,
     ) -> None:
         """An empty ledger.
+
+        scheme: the labels that tell series apart; default namespace, pod and container.
 
         max_series: room, in samples of the metrics page (counters, and the info and granted
         gauges; a restarted container takes room again until its old account goes). When it is
@@ -166,6 +170,7 @@ class Ledger:
             raise ValueError(f"max_series must be at least 1, not {max_series}")
         if retention < 0:
             raise ValueError(f"retention must be 0 seconds or more, not {retention}")
+        self.scheme = scheme or LabelScheme()
         self._max_room = max_series
         self._retention = max(retention, late)
         self._late = late
@@ -181,7 +186,7 @@ class Ledger:
         self._counted_until: float | None = None
         self._overflow_checks = 0
         self._overflow = _Account(
-            Identity(container=OVERFLOW_LABELS.container), _Series(OVERFLOW_LABELS, 0.0), 0, 0, -1
+            Identity(container=OVERFLOW), _Series(self.scheme.overflow, 0.0), 0, 0, -1
         )
         self._overflow.series.accounts.append(self._overflow)
 
@@ -213,7 +218,7 @@ class Ledger:
                 else:
                     found = self._account_of(key[0], identity, time)
                     if found is None:
-                        self._count_without_account(labels_of(identity), check, n, time)
+                        self._count_without_account(self.scheme.of(identity), check, n, time)
                         continue
                     account = found
                 if account.epoch != epoch:
@@ -372,9 +377,9 @@ class Ledger:
         return account
 
     def _open(self, identity: Identity, time: float) -> _Account | None:
-        key = _account_key(identity)
-        labels = key[0]
-        if labels == OVERFLOW_LABELS:
+        labels = self.scheme.of(identity)
+        key = labels, identity.container_id, identity.pod_uid
+        if labels == self.scheme.overflow:
             return None
         account = self._accounts.get(key)
         if account is not None:
@@ -457,11 +462,17 @@ class Ledger:
                 current = account
         parts = tuple(account.counts for account in series.accounts)
         labels = series.labels
-        nameless = labels.container == HELPER or labels == OVERFLOW_LABELS
+        nameless = self.scheme.is_nameless(labels)
         self._views[labels] = Series(
             labels,
             None if nameless else current.identity,
             series.since,
             (series.retired, *parts) if series.retired else parts,
-            current.granted,
+            current.granted if self.scheme.per_container else _all_granted(series.accounts),
         )
+
+
+def _all_granted(accounts: Iterable[_Account]) -> frozenset[int] | None:
+    """What any of several containers holds."""
+    known = [account.granted for account in accounts if account.granted is not None]
+    return frozenset().union(*known) if known else None

@@ -281,6 +281,8 @@ class Identity:
     """Path from the hierarchy's root."""
     helper: bool = False
     """A runtime's monitor process, not a workload."""
+    pod_labels: tuple[tuple[str, str], ...] = ()
+    """Of the pod's labels those that were asked for, names ascending."""
 
 
 @dataclass(frozen=True, slots=True)

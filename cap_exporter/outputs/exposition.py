@@ -36,6 +36,8 @@ from cap_exporter.outputs.prometheus import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from cap_exporter.labels import Labels, LabelScheme
+
 #: Samples per piece: about 100 kB.
 _PIECE = 512
 
@@ -58,14 +60,12 @@ def write_page(metrics: Metrics, page_format: Format) -> Iterator[bytes]:
 
 
 def _pieces(metrics: Metrics, snapshot: Snapshot, page_format: Format) -> Iterator[bytes]:
-    blocks = [
-        f'container="{_escape(container)}",namespace="{_escape(namespace)}",pod="{_escape(pod)}"'
-        for namespace, pod, container in (series.labels for series in snapshot.series)
-    ]
+    scheme = metrics.ledger.scheme
+    blocks = _blocks(snapshot, scheme)
     for family, kind, lines in (
         (CHECKS, "counter", _checks(snapshot, blocks)),
         (BACKGROUND_CHECKS, "counter", _background_checks(snapshot, blocks)),
-        (CONTAINER_INFO, "gauge", _info(snapshot)),
+        (CONTAINER_INFO, "gauge", _info(snapshot, scheme)),
         (CONTAINER_GRANTED, "gauge", _granted(snapshot, blocks)),
     ):
         yield from _joined(chain((_header(family, kind, page_format),), lines))
@@ -107,9 +107,29 @@ def number(n: int) -> str:
     return f"{f'{digits[0]}.{digits[1:]}'.rstrip('0.')}e+{len(digits) - 1:02d}"
 
 
-#: What stands before a sample's container labels, and behind them. Labels are in the order of
-#: their names, as prometheus_client sorts them.
+#: Labels are in the order of their names, as prometheus_client sorts them: capability, then a
+#: block of the series' own, then reason, user_namespace and verdict, then a second block.
+#: The frame is what stands before the first block, and between the two.
 _Frame: TypeAlias = tuple[str, str]
+
+_Block: TypeAlias = tuple[str, str]
+
+
+def _blocks(snapshot: Snapshot, scheme: LabelScheme) -> list[_Block]:
+    """Per series, what all of its samples have in common. The second block has the end of the
+    labels with it."""
+    order = sorted(range(len(scheme.names)), key=scheme.names.__getitem__)
+    front = [(scheme.names[place], place) for place in order if scheme.names[place] < "reason"]
+    back = [(scheme.names[place], place) for place in order if scheme.names[place] > "verdict"]
+    assert len(front) + len(back) == len(order)
+
+    def block(labels: Labels) -> _Block:
+        before, behind = (
+            [f'{name}="{_escape(labels[place])}"' for name, place in part] for part in (front, back)
+        )
+        return ",".join(before), "".join(f",{pair}" for pair in behind) + "} "
+
+    return [block(series.labels) for series in snapshot.series]
 
 
 class _CheckFrames(dict[Check, _Frame | None]):
@@ -120,7 +140,7 @@ class _CheckFrames(dict[Check, _Frame | None]):
         if check.check_class is CheckClass.MEANINGFUL:
             frame = (
                 f'{CHECKS.name}{{capability="{name_of(check.capability)}",',
-                f',user_namespace="{check.user_namespace}",verdict="{check.verdict}"}} ',
+                f',user_namespace="{check.user_namespace}",verdict="{check.verdict}"',
             )
         self[check] = frame
         return frame
@@ -134,7 +154,7 @@ class _BackgroundFrames(dict[Check, _Frame | None]):
         if check.check_class is not CheckClass.MEANINGFUL:
             frame = (
                 f'{BACKGROUND_CHECKS.name}{{capability="{name_of(check.capability)}",',
-                f',reason="{check.check_class}",verdict="{check.verdict}"}} ',
+                f',reason="{check.check_class}",verdict="{check.verdict}"',
             )
         self[check] = frame
         return frame
@@ -145,31 +165,32 @@ _check_frames = _CheckFrames()
 _background_frames = _BackgroundFrames()
 
 
-def _checks(snapshot: Snapshot, blocks: list[str]) -> Iterator[str]:
-    for series, block in zip(snapshot.series, blocks, strict=True):
+def _checks(snapshot: Snapshot, blocks: list[_Block]) -> Iterator[str]:
+    for series, (front, back) in zip(snapshot.series, blocks, strict=True):
         for check, n in series.counts().items():
             frame = _check_frames[check]
             if frame is not None:
-                yield f"{frame[0]}{block}{frame[1]}{number(n)}\n"
+                yield f"{frame[0]}{front}{frame[1]}{back}{number(n)}\n"
 
 
-def _background_checks(snapshot: Snapshot, blocks: list[str]) -> Iterator[str]:
-    for series, block in zip(snapshot.series, blocks, strict=True):
+def _background_checks(snapshot: Snapshot, blocks: list[_Block]) -> Iterator[str]:
+    for series, (front, back) in zip(snapshot.series, blocks, strict=True):
         sums: dict[_Frame, int] = {}
         for check, n in series.counts().items():
             frame = _background_frames[check]
             if frame is not None:
                 sums[frame] = sums.get(frame, 0) + n
-        for (before, after), n in sums.items():
-            yield f"{before}{block}{after}{number(n)}\n"
+        for (before, between), n in sums.items():
+            yield f"{before}{front}{between}{back}{number(n)}\n"
 
 
-def _info(snapshot: Snapshot) -> Iterator[str]:
-    places = sorted(range(len(CONTAINER_INFO.labels)), key=CONTAINER_INFO.labels.__getitem__)
-    names = [CONTAINER_INFO.labels[place] for place in places]
+def _info(snapshot: Snapshot, scheme: LabelScheme) -> Iterator[str]:
+    labels = CONTAINER_INFO.all_labels(scheme)
+    places = sorted(range(len(labels)), key=labels.__getitem__)
+    names = [labels[place] for place in places]
     for series in snapshot.series:
         if series.info is not None:
-            values = info_values(series, series.info)
+            values = info_values(series, series.info, scheme)
             pairs = (
                 f'{name}="{_escape(values[place])}"'
                 for name, place in zip(names, places, strict=True)
@@ -177,8 +198,8 @@ def _info(snapshot: Snapshot) -> Iterator[str]:
             yield f"{CONTAINER_INFO.name}{{{','.join(pairs)}}} 1.0\n"
 
 
-def _granted(snapshot: Snapshot, blocks: list[str]) -> Iterator[str]:
-    for series, block in zip(snapshot.series, blocks, strict=True):
+def _granted(snapshot: Snapshot, blocks: list[_Block]) -> Iterator[str]:
+    for series, (front, back) in zip(snapshot.series, blocks, strict=True):
         for capability in sorted(series.granted or ()):
             name = name_of(capability)
-            yield f'{CONTAINER_GRANTED.name}{{capability="{name}",{block}}} 1.0\n'
+            yield f'{CONTAINER_GRANTED.name}{{capability="{name}",{front}{back}1.0\n'

@@ -27,6 +27,7 @@ from cap_exporter.model import CheckClass
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cap_exporter.labels import LabelScheme
     from cap_exporter.ledger import Ledger, Series, Snapshot
     from cap_exporter.model import Identity
     from cap_exporter.self_stats import SelfStats
@@ -39,6 +40,11 @@ class Family(NamedTuple):
     """As it is exposed; a counter's with ``_total``."""
     help: str
     labels: tuple[str, ...]
+    """Behind those that tell series apart (labels.LabelScheme)."""
+
+    def all_labels(self, scheme: LabelScheme) -> tuple[str, ...]:
+        """Names of all labels."""
+        return (*scheme.names, *(name for name in self.labels if name not in scheme.names))
 
 
 CHECKS = Family(
@@ -46,7 +52,7 @@ CHECKS = Family(
     "Capability checks the kernel made for the workload itself, and its answer. verdict: allowed "
     "or denied. user_namespace: init for the host's, other for a container's own. All checks that "
     "say nothing about what the workload needs are in capability_background_checks_total.",
-    ("namespace", "pod", "container", "capability", "verdict", "user_namespace"),
+    ("capability", "verdict", "user_namespace"),
 )
 BACKGROUND_CHECKS = Family(
     "capability_background_checks_total",
@@ -55,16 +61,13 @@ BACKGROUND_CHECKS = Family(
     "under borrowed credentials, as overlayfs does. noaudit: the kernel only probed. alternative: "
     "denied, but another capability that the process holds will do. unclassified: it could not be "
     "told. This and capability_checks_total together are every check made.",
-    ("namespace", "pod", "container", "capability", "verdict", "reason"),
+    ("capability", "verdict", "reason"),
 )
 CONTAINER_INFO = Family(
     "capability_container_info",
     "What is known about the container that has these labels now; always 1. Join it on namespace, "
     "pod and container.",
     (
-        "namespace",
-        "pod",
-        "container",
         "container_id",
         "image",
         "workload_kind",
@@ -77,21 +80,26 @@ CONTAINER_GRANTED = Family(
     "capability_container_granted",
     "Capabilities that the processes of the container can have at all (their bounding set); always "
     "1. Containers where nobody has looked have none.",
-    ("namespace", "pod", "container", "capability"),
+    ("capability",),
 )
 
 
-def info_values(series: Series, info: Identity) -> tuple[str, ...]:
+def info_values(series: Series, info: Identity, scheme: LabelScheme) -> tuple[str, ...]:
     """Label values of CONTAINER_INFO, in the order of its labels."""
+    fields = CONTAINER_INFO.all_labels(scheme)[len(scheme.names) :]
     return (
         *series.labels,
-        label_value(info.container_id),
-        label_value(info.image),
-        label_value(info.workload_kind),
-        label_value(info.workload),
-        label_value(info.runtime),
-        label_value(info.cgroup),
+        *(
+            # One container's own say nothing of all that share the labels.
+            ""
+            if not scheme.per_container and field in _OF_ONE_CONTAINER
+            else label_value(getattr(info, field))
+            for field in fields
+        ),
     )
+
+
+_OF_ONE_CONTAINER = frozenset({"container_id", "cgroup"})
 
 
 class ContainerCollector:
@@ -105,7 +113,8 @@ class ContainerCollector:
 
     def families(self, snapshot: Snapshot) -> Iterator[Metric]:
         """The metrics of one snapshot. exposition.py writes the same samples in this order."""
-        checks = CounterMetricFamily(CHECKS.name, CHECKS.help, labels=CHECKS.labels)
+        scheme = self._ledger.scheme
+        checks = CounterMetricFamily(CHECKS.name, CHECKS.help, labels=CHECKS.all_labels(scheme))
         for series in snapshot.series:
             for check, n in series.counts().items():
                 if check.check_class is CheckClass.MEANINGFUL:
@@ -116,7 +125,9 @@ class ContainerCollector:
         yield checks
 
         background = CounterMetricFamily(
-            BACKGROUND_CHECKS.name, BACKGROUND_CHECKS.help, labels=BACKGROUND_CHECKS.labels
+            BACKGROUND_CHECKS.name,
+            BACKGROUND_CHECKS.help,
+            labels=BACKGROUND_CHECKS.all_labels(scheme),
         )
         for series in snapshot.series:
             sums: dict[tuple[str, ...], int] = {}
@@ -129,15 +140,17 @@ class ContainerCollector:
         yield background
 
         info = GaugeMetricFamily(
-            CONTAINER_INFO.name, CONTAINER_INFO.help, labels=CONTAINER_INFO.labels
+            CONTAINER_INFO.name, CONTAINER_INFO.help, labels=CONTAINER_INFO.all_labels(scheme)
         )
         for series in snapshot.series:
             if series.info is not None:
-                info.add_metric(info_values(series, series.info), 1)
+                info.add_metric(info_values(series, series.info, scheme), 1)
         yield info
 
         granted = GaugeMetricFamily(
-            CONTAINER_GRANTED.name, CONTAINER_GRANTED.help, labels=CONTAINER_GRANTED.labels
+            CONTAINER_GRANTED.name,
+            CONTAINER_GRANTED.help,
+            labels=CONTAINER_GRANTED.all_labels(scheme),
         )
         for series in snapshot.series:
             for number in sorted(series.granted or ()):
