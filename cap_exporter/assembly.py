@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cap_exporter.cgroups.hierarchies import Hierarchies, Mode, discover
 from cap_exporter.cgroups.tree import CgroupTree
+from cap_exporter.engine_names import EngineNames
 from cap_exporter.exporter import Exporter
 from cap_exporter.identities import Identities, Pods
+from cap_exporter.labels import LabelScheme
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import Event, Identity
+from cap_exporter.scope import Scope
 from cap_exporter.self_stats import SelfStats
 from cap_exporter.sources.choose import make_source
 from cap_exporter.sources.events import EventSettings
@@ -34,6 +37,9 @@ class Settings:
     retention: float = 600.0
     max_series: int = 100_000
     pod_patience: float = 60.0
+    labels: LabelScheme = field(default_factory=LabelScheme)
+    scope: Scope = field(default_factory=Scope)
+    docker_socket: Path | None = None
     events: EventSettings | None = None
     paced: bool = True
     """A recording is played at its own speed, not all at once."""
@@ -42,6 +48,11 @@ class Settings:
     def live(self) -> bool:
         """This host is looked at, not a recording."""
         return not self.source.startswith("replay:")
+
+
+def no_name(_container_id: str) -> str:
+    """Without a container engine to ask."""
+    return ""
 
 
 def hierarchies_for(settings: Settings) -> Hierarchies:
@@ -75,8 +86,11 @@ def make_exporter(
         paced=settings.paced,
         events=settings.events,
     )
-    ledger = Ledger(max_series=settings.max_series, retention=settings.retention)
-    identities = Identities(tree, pods, patience=settings.pod_patience)
+    ledger = Ledger(
+        max_series=settings.max_series, retention=settings.retention, scheme=settings.labels
+    )
+    names = EngineNames(settings.docker_socket).name if settings.docker_socket else no_name
+    identities = Identities(tree, pods, patience=settings.pod_patience, name_of=names)
     exporter = Exporter(
         source,
         tree,
@@ -86,5 +100,6 @@ def make_exporter(
         interval=settings.drain_interval,
         patience=settings.pod_patience,
         on_event=on_event,
+        scope=settings.scope,
     )
     return exporter, ledger

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -42,6 +43,17 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
             raise ConfigError(f"{path}: the value of {key!r} must not be a mapping")
         values[name] = value
     return values
+
+
+def for_command(command: click.Command, values: dict[str, Any]) -> dict[str, Any]:
+    """The values as the command's options take them: a YAML list is as good as ``a,b``."""
+    several = {param.name for param in command.params if param.multiple}
+    return {
+        name: ",".join(map(str, value))
+        if isinstance(value, list) and name not in several
+        else value
+        for name, value in values.items()
+    }
 
 
 def parse_duration(text: str) -> float:

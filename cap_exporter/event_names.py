@@ -31,7 +31,7 @@ class EventNames:
     ) -> None:
         self._identity = identity
         self._fallback = fallback
-        self._patience = patience
+        self.patience = patience
         self._waiting: deque[tuple[float, Event]] = deque()
 
     def name(self, events: Iterable[Event], now: float) -> Iterator[Named]:
@@ -42,7 +42,7 @@ class EventNames:
             cgroup = event.check.cgroup
             identity = self._identity(cgroup)
             if identity is None:
-                if now - since < self._patience and len(self._waiting) < MAX_WAITING:
+                if now - since < self.patience and len(self._waiting) < MAX_WAITING:
                     self._waiting.append((since, event))
                     continue
                 identity = self._fallback(cgroup)

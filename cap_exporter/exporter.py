@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import threading
 import time
@@ -25,6 +26,7 @@ from cap_exporter.model import (
     SourceError,
     SourceInfo,
 )
+from cap_exporter.scope import Scope
 from cap_exporter.self_stats import SelfStats
 
 log = logging.getLogger(__name__)
@@ -68,13 +70,19 @@ class Exporter:
         interval: float = 5.0,
         patience: float = 60.0,
         on_event: Callable[[Event, Identity], None] | None = None,
+        scope: Scope | None = None,
     ) -> None:
         self._source = source
         self._tree = tree
         self._identities = identities
         self._ledger = ledger
         self.stats = stats or SelfStats()
-        self._interval = interval
+        self.interval = interval
+        """Seconds between two drains."""
+        self.scope = scope or Scope()
+        """Whose checks are counted from now on. What was counted stays."""
+        self.before_drain: Callable[[], None] = lambda: None
+        """Called by the loop before each drain."""
         self._on_event = on_event
         self._event_names = EventNames(identities.identity, identities.best, patience)
         self._stop = threading.Event()
@@ -95,6 +103,19 @@ class Exporter:
         self.opened.set()
         return info
 
+    @property
+    def patience(self) -> float:
+        """Seconds that checks and events wait for their pod."""
+        return self._identities.patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._identities.patience = self._event_names.patience = seconds
+
+    def wake(self) -> None:
+        """Let run() go on with the next drain now. From any thread or a signal handler."""
+        self._wake()
+
     def stop(self) -> None:
         """End run() soon, after one more drain. From any thread or a signal handler."""
         self._stop.set()
@@ -108,6 +129,7 @@ class Exporter:
         """Drain until stop(), then drain once more and close the source."""
         try:
             while not self._stop.is_set():
+                self.before_drain()
                 self.step()
                 self._wait()
             self.step()
@@ -138,7 +160,8 @@ class Exporter:
         self._observe(drain)
         if self._on_event:
             for event, identity in self._event_names.name(drain.events, began):
-                self._on_event(event, identity)
+                if self.scope.includes(identity):
+                    self._on_event(event, identity)
         # A dying process may be counted after its cgroup was removed: its slots go now.
         removed += {
             key.cgroup for key, _ in drain.increments if self._tree.is_removed(key.cgroup)
@@ -152,6 +175,7 @@ class Exporter:
             self._ledger.expire(drain.time)
             self._next_expiry = began + _EXPIRE_EVERY
         self.stats.unresolved_cgroups = self._identities.unresolved
+        self.stats.given_up = self._identities.given_up
         self._last_drain = time.monotonic()
         self.stats.drained(drain, self._last_drain - began)
         return drain
@@ -173,18 +197,29 @@ class Exporter:
         identity = self._identities.identity(cgroup)
         if identity is None:
             return False
-        if identity.container != HOST and not identity.helper:
+        if identity.container != HOST and not identity.helper and self.scope.includes(identity):
             self._ledger.observe(cgroup, identity, at, granted, began=began)
         return True
 
     def _count(self, rows: Sequence[Row], at: float) -> None:
-        self._ledger.apply(((row.identity, row.key, row.checks) for row in rows), at)
+        wanted = rows
+        if not self.scope.is_everything:
+            # An identity is the same object as long as nothing changes: asked once each.
+            asked: dict[int, bool] = {}
+            for row in rows:
+                if id(row.identity) not in asked:
+                    asked[id(row.identity)] = self.scope.includes(row.identity)
+            wanted = [row for row in rows if asked[id(row.identity)]]
+            self.stats.out_of_scope_checks += sum(
+                row.checks for row in rows if not asked[id(row.identity)]
+            )
+        self._ledger.apply(((row.identity, row.key, row.checks) for row in wanted), at)
 
     def _wait(self) -> None:
         """Until the next drain is due, sooner when cgroups came or went or stop() was called."""
-        deadline = self._last_drain + self._interval
+        deadline = self._last_drain + self.interval
         event_fd = getattr(self._source, "event_fd", None)
-        if event_fd is not None and self._interval > NEWS_SPACING:
+        if event_fd is not None and self.interval > NEWS_SPACING:
             if self._ready([], NEWS_SPACING):
                 return
             self._ready([event_fd], deadline - time.monotonic())
@@ -194,12 +229,13 @@ class Exporter:
     def _ready(self, fds: Sequence[int], timeout: float) -> bool:
         """Wait for one of ``fds`` or for stop(). True: stop() was called."""
         select.select([*fds, self._waker], [], [], max(timeout, 0))
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._waker, 64):
+                pass
         return self._stop.is_set()
 
 
 def _pipe() -> tuple[int, Callable[[], None]]:
-    import os
-
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def wake() -> None:

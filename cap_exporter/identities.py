@@ -73,7 +73,8 @@ class Identities:
 
     ``patience``: seconds that checks wait for their pod. ``max_waiting``: cgroups that may wait
     at one time; the longest waiting are given up first. ``name_of`` may know the name of a
-    container that is in no pod (a container engine), by its id.
+    container that is in no pod (a container engine), by its id: "" where it knows none, None
+    where it does not know yet.
     """
 
     def __init__(
@@ -83,11 +84,11 @@ class Identities:
         *,
         patience: float = 60.0,
         max_waiting: int = 1000,
-        name_of: Callable[[str], str | None] = lambda _container_id: None,
+        name_of: Callable[[str], str | None] = lambda _container_id: "",
     ) -> None:
         self._paths = paths
         self._pods = pods
-        self._patience = patience
+        self.patience = patience
         self._max_waiting = max_waiting
         self._name_of = name_of
         self._answers: dict[CgroupKey, _Answer] = {}
@@ -119,7 +120,7 @@ class Identities:
             identity = self.identity(cgroup)
             if identity is None:
                 path = self._paths.path(cgroup)
-                patience = PATH_PATIENCE if path is None else self._patience
+                patience = PATH_PATIENCE if path is None else self.patience
                 if now - since < patience and excess <= 0:
                     continue
                 excess -= 1
@@ -171,7 +172,7 @@ class Identities:
                 # Its pod is known, but no status names this id: the pod's own sandbox (pause).
                 identity = in_pod(pod, None, reference, path)
             else:
-                identity = without_pod(reference, path, self._name_of)
+                identity = without_pod(reference, path)
                 if reference.kind is ReferenceKind.POD:
                     identity = _by_uid(identity, reference)
         generation = self._pods.generation if self._pods else 0
@@ -185,24 +186,32 @@ class Identities:
         if path is None:
             return None
         reference = parse(path)
-        if self._pods is None or reference.kind not in (
-            ReferenceKind.POD,
-            ReferenceKind.CONTAINER,
-        ):
-            return without_pod(reference, path, self._name_of)
+        if reference.kind is ReferenceKind.CONTAINER:
+            return self._find_container(reference, path)
+        if self._pods is None or reference.kind is not ReferenceKind.POD:
+            return without_pod(reference, path)
         if reference.container_id:
             found = self._pods.by_container_id(reference.container_id)
             # The path's pod and the API's must be the same: ids are unique, but a container
             # chooses the names below its own cgroup.
             if found is not None and _same_pod(reference, found.pod):
                 return in_pod(found.pod, found.container, reference, path)
-        if reference.kind is ReferenceKind.CONTAINER:
-            # Docker beside Kubernetes: in no pod, or its pod is still to come.
-            return without_pod(reference, path, self._name_of) if reference.runtime else None
         pod = self._pods.by_uid(reference.pod_uid or "")
         if pod is not None and reference.role is Role.POD:
             return in_pod(pod, None, reference, path)
         return None
+
+    def _find_container(self, reference: Reference, path: str) -> Identity | None:
+        """One whose path tells of no pod: of an engine, or a pod's by its id alone."""
+        container_id = reference.container_id or ""
+        if self._pods is not None and container_id:
+            found = self._pods.by_container_id(container_id)
+            if found is not None:
+                return in_pod(found.pod, found.container, reference, path)
+            if not reference.runtime:
+                return None
+        name = self._name_of(container_id) if container_id else ""
+        return None if name is None else without_pod(reference, path, name)
 
 
 def _same_pod(reference: Reference, pod: Pod) -> bool:
@@ -227,13 +236,14 @@ def in_pod(pod: Pod, container: Container | None, reference: Reference, path: st
     )
 
 
-def without_pod(reference: Reference, path: str, name_of: Callable[[str], str | None]) -> Identity:
-    """What the path tells by itself: a unit, a container by its id, or the host."""
+def without_pod(reference: Reference, path: str, name: str = "") -> Identity:
+    """What the path tells by itself: a unit, a container by its id (or the name that its engine
+    knows), or the host."""
     container_id = reference.container_id or ""
     if reference.unit:
         container = reference.unit
     elif container_id:
-        container = name_of(container_id) or _short(container_id)
+        container = name or _short(container_id)
     elif reference.kind is ReferenceKind.POD:
         container = _short(reference.pod_uid or "")
     else:

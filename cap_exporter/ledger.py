@@ -192,6 +192,12 @@ class Ledger:
 
     # The drain's thread
 
+    def limit(self, *, max_series: int, retention: float) -> None:
+        """Other limits from now on; as for the constructor. What is there stays."""
+        with self._lock:
+            self._max_room = max_series
+            self._retention = max(retention, self._late)
+
     def apply(self, batch: Iterable[tuple[Identity, CheckKey, int]], time: float) -> None:
         """Add what one drain counted: whose check, which, and how many since the last drain.
 

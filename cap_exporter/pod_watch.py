@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -71,10 +71,13 @@ class PodWatchCollector(Collector):
         )
 
 
-def start_pod_watch(node_name: str, kubeconfig: Path | None) -> RunningPodWatch:
-    """Starts to follow the pods of a node; needs no API server to be there yet."""
+def start_pod_watch(
+    node_name: str, kubeconfig: Path | None, labels: Collection[str] = ()
+) -> RunningPodWatch:
+    """Starts to follow the pods of a node; needs no API server to be there yet. labels: names of
+    the pods' labels to keep."""
     store = PodStore()
     api = KubernetesApi(kubeconfig=str(kubeconfig) if kubeconfig else None)
-    watch = PodWatch(api, store, node_name)
+    watch = PodWatch(api, store, node_name, labels=labels)
     watch.start()
     return RunningPodWatch(watch, store)

@@ -55,6 +55,14 @@ class SelfStats:
     """What counts, once it is attached."""
     drain_durations: Durations = field(default_factory=_drain_durations)
     """How long drains took: reading the counters, naming the cgroups, adding up."""
+    out_of_scope_checks: int = 0
+    """Checks of cgroups that the scope leaves out."""
+    reload_successful: bool | None = None
+    """How reading the configuration again went; None: it was not."""
+    reload_time: float = 0.0
+    """When that last went well; seconds since the epoch."""
+    given_up: int = 0
+    """Cgroups whose checks were published without the pod that they should have."""
     missed: Mapping[str, int] = field(default_factory=dict)
     """Checks the kernel did not show us, by reason; cumulative. Replaced, never changed."""
     slots_used: int = 0

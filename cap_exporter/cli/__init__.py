@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 import cap_exporter
-from cap_exporter.config import ConfigError, read_config
+from cap_exporter.config import ConfigError, for_command, read_config
 from cap_exporter.model import SourceError
 
 #: Command → (module below this package, its one-line help).
@@ -78,15 +78,24 @@ def group(ctx: click.Context, config_file: Path | None) -> None:
     are refused."""
     if config_file is None:
         return
+    try:
+        values = read_config(config_file, known_options(ctx))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    ctx.default_map = {
+        name: for_command(command, values)
+        for name in COMMANDS
+        if (command := group.get_command(ctx, name))
+    }
+
+
+def known_options(ctx: click.Context) -> set[str]:
+    """Names that a configuration file may have: every command's options."""
     known: set[str] = set()
     for name in COMMANDS:
         command = group.get_command(ctx, name)
         known |= {p.name for p in command.params if p.name} if command else set()
-    try:
-        values = read_config(config_file, known)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    ctx.default_map = dict.fromkeys(COMMANDS, values)
+    return known
 
 
 def main() -> None:

@@ -21,7 +21,9 @@ from cap_exporter.cli.options import (
     set_up_logging,
     source_options,
 )
+from cap_exporter.cli.reread import reload_on_change, words
 from cap_exporter.event_hub import EventHub
+from cap_exporter.labels import LabelScheme
 from cap_exporter.model import Event, Identity
 from cap_exporter.outputs.event_record import record_of
 from cap_exporter.outputs.event_stream import event_routes
@@ -30,6 +32,7 @@ from cap_exporter.outputs.listen import ListenError
 from cap_exporter.outputs.prometheus import Metrics
 from cap_exporter.outputs.routes import Readiness, metrics_routes, page_routes
 from cap_exporter.pod_watch import start_pod_watch
+from cap_exporter.scope import make_scope
 from cap_exporter.signals import stop_on_signals
 from cap_exporter.sources.kallsyms import no_symbols, stack_symbols
 
@@ -73,6 +76,31 @@ log = logging.getLogger(__name__)
     type=click.Path(dir_okay=False, path_type=Path),
     help="How to reach the Kubernetes API from outside a pod.",
 )
+@option(
+    "--labels",
+    default="namespace,pod,container",
+    help="Labels that tell series apart: of namespace, pod, container, workload_kind, workload. "
+    "Without pod, series are sums over a workload's pods.",
+)
+@option(
+    "--pod-labels",
+    default="",
+    help="Labels of pods that become metric labels, e.g. app.kubernetes.io/name,team.",
+)
+@option(
+    "--scope",
+    type=click.Choice(["all", "containers", "pods"]),
+    default="all",
+    help="Whose checks are published: with the host and its units, containers', pods'.",
+)
+@option("--namespaces", default="", help="Only these namespaces, e.g. shop,payments.")
+@option("--exclude-namespaces", default="", help="Not these namespaces.")
+@option("--pod-selector", help="Only pods with such labels, e.g. app=web,env!=test.")
+@option(
+    "--docker-socket",
+    type=click.Path(path_type=Path),
+    help="Socket of Docker or Podman, to name containers that are in no pod. Only read from.",
+)
 @option("--node-name", envvar="NODE_NAME", help="This node's name in Kubernetes.")
 @event_options
 @source_options
@@ -84,11 +112,24 @@ def command(
     kubeconfig: Path | None,
     node_name: str | None,
     log_level: str,
+    labels: str,
+    pod_labels: str,
+    scope: str,
+    namespaces: str,
+    exclude_namespaces: str,
+    pod_selector: str | None,
     **settings: Any,
 ) -> None:
     """Count capability checks, find out whose they are, and serve them as Prometheus metrics."""
     set_up_logging(log_level)
-    chosen = Settings(events=event_settings(settings), **settings)
+    try:
+        wanted_scope = make_scope(scope, words(namespaces), words(exclude_namespaces), pod_selector)
+        scheme = LabelScheme(words(labels), words(pod_labels))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    chosen = Settings(
+        events=event_settings(settings), labels=scheme, scope=wanted_scope, **settings
+    )
     wanted = kubernetes == "on" or (
         kubernetes == "auto"
         and chosen.live
@@ -100,7 +141,8 @@ def command(
             "API (spec.nodeName); --kubernetes off does without pods"
         )
     node = node_name or platform.node()
-    watch = start_pod_watch(node_name or "", kubeconfig) if wanted else None
+    kept = {*scheme.pod_labels, *(wanted_scope.selector.keys if wanted_scope.selector else ())}
+    watch = start_pod_watch(node_name or "", kubeconfig, sorted(kept)) if wanted else None
     hub = EventHub()
     symbols = stack_symbols() if chosen.events and chosen.events.stack else no_symbols
 
@@ -125,6 +167,7 @@ def command(
     except ListenError as error:
         raise click.UsageError(str(error)) from error
     stop_on_signals(exporter.stop)
+    reload_on_change(click.get_current_context(), exporter, ledger)
     info = exporter.open()
     for server in servers:
         server.start()

@@ -235,6 +235,30 @@ class SelfCollector:
             events.add_metric((outcome,), n)
         yield events
 
+        yield CounterMetricFamily(
+            "cap_exporter_out_of_scope_checks_total",
+            "Checks of what --scope, --namespaces, --exclude-namespaces and --pod-selector leave "
+            "out: they are in no other number.",
+            value=stats.out_of_scope_checks,
+        )
+        yield CounterMetricFamily(
+            "cap_exporter_given_up_cgroups_total",
+            "Cgroups whose pod did not become known in time (--pod-patience): their checks were "
+            "published under the ids they have.",
+            value=stats.given_up,
+        )
+        if stats.reload_successful is not None:
+            yield GaugeMetricFamily(
+                "cap_exporter_config_last_reload_successful",
+                "1 where the last reading of the configuration file went well.",
+                value=stats.reload_successful,
+            )
+            yield GaugeMetricFamily(
+                "cap_exporter_config_last_reload_success_timestamp_seconds",
+                "When the configuration file was last read well, since the epoch.",
+                value=stats.reload_time,
+            )
+
         yield GaugeMetricFamily(
             "cap_exporter_unresolved_cgroups",
             "Cgroups with checks whose pod or container is not known (yet).",

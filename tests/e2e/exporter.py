@@ -23,13 +23,19 @@ class RunningExporter:
     """Starts with its own free ports; ``metrics_port`` and ``page_port`` are read from its log."""
 
     def __init__(
-        self, folder: Path, *arguments: str, environ: dict[str, str] | None = None
+        self,
+        folder: Path,
+        *arguments: str,
+        environ: dict[str, str] | None = None,
+        before: tuple[str, ...] = (),
     ) -> None:
+        """before: arguments before ``run``."""
         self.log = folder / "exporter.log"
         self._file = self.log.open("w")
         self.process = subprocess.Popen(
             [
                 COMMAND,
+                *before,
                 "run",
                 "--listen=127.0.0.1:0",
                 "--page-listen=127.0.0.1:0",

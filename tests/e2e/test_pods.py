@@ -4,6 +4,7 @@ comes out under its pod, whatever happens to the server."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -229,3 +230,61 @@ def test_while_the_server_fails_no_check_is_lost_or_misnamed(
         server.delete(during.pod_uid)
         exporter.eventually("cap_exporter_pods", 1)
         assert exporter.total(CHECKS, **PACCT) == 113
+
+
+def test_series_can_be_a_workload_s_and_have_pods_labels(
+    server: KubeServer, start: Callable[..., RunningExporter], container: Callable[..., Container]
+) -> None:
+    replicas = [container(), container()]
+    labels = {"pod-template-hash": "6d5f", "team": "a"}
+    for i, one in enumerate(replicas):
+        owner = ("ReplicaSet", "web-6d5f")
+        server.apply(pod_of(one, f"web-6d5f-{i}", labels=labels, owner=owner))
+    with start(
+        "--labels=namespace,workload_kind,workload,container", "--pod-labels=team"
+    ) as exporter:
+        in_step(exporter)
+        for one in replicas:
+            one.run("checks", "acct", "10")
+        where = {"namespace": "shop", "workload": "web", "label_team": "a", **PACCT}
+        exporter.eventually(CHECKS, 20, **where)
+        (labels_of_it,) = exporter.samples(CHECKS, verdict="denied", **where)
+        assert "pod" not in dict(labels_of_it)
+
+
+def test_the_scope_is_read_again_and_no_count_is_touched(
+    server: KubeServer,
+    start: Callable[..., RunningExporter],
+    container: Callable[..., Container],
+    tmp_path: Path,
+) -> None:
+    one, other = container(), container()
+    server.apply(pod_of(one, "wanted"))
+    server.apply(pod("other", "elsewhere", {"app": other.container_id}, uid=other.pod_uid))
+    config = tmp_path / "config.yaml"
+    config.write_text("namespaces: shop\n")
+    with RunningExporter(
+        tmp_path,
+        f"--kubeconfig={server.kubeconfig()}",
+        f"--node-name={NODE}",
+        before=(f"--config={config}",),
+    ) as exporter:
+        in_step(exporter)
+        for container_ in (one, other):
+            container_.start("sh", "-c", "checks acct 5; sleep 100")
+        exporter.eventually(CHECKS, 5, pod="wanted", **PACCT)
+        assert exporter.total(CHECKS, pod="other") == 0
+        assert exporter.total("cap_exporter_out_of_scope_checks_total") >= 5
+        config.write_text("namespaces: [elsewhere, nowhere]\ndrain-interval: 100ms\n")
+        exporter.eventually("cap_exporter_config_last_reload_successful", 1)
+        for container_ in (one, other):
+            container_.exec("checks", "acct", "7")
+        exporter.eventually(CHECKS, 7, pod="other", **PACCT)
+        assert exporter.total(CHECKS, pod="wanted", **PACCT) == 5
+        config.write_text("namespaces: [\n")
+        exporter.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 5
+        while exporter.total("cap_exporter_config_last_reload_successful"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "the configuration stays as it was" in exporter.log.read_text()

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SDK's OTLP exporters, made from settings, and what they say of each export.
+
+An exporter answers only SUCCESS or FAILURE. Why it failed, it tells through the SDK's metrics about
+itself (semantic conventions 1.44, "OpenTelemetry SDK metrics"): so it gets a meter provider that
+listens instead of measuring. gRPC and HTTP libraries are imported when they are used, by protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.metrics import (
+    Counter,
+    Histogram,
+    Meter,
+    MeterProvider,
+    NoOpCounter,
+    NoOpHistogram,
+    NoOpMeter,
+)
+
+from cap_exporter.outputs.otlp_settings import OtlpConfigError, Protocol, SignalSettings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk._logs.export import LogRecordExporter
+    from opentelemetry.sdk.metrics.export import MetricExporter
+
+#: gRPC and HTTP status of what may be taken at another time (OTLP specification 1.9, "OTLP/gRPC
+#: Response" and "OTLP/HTTP Response"), and kinds of errors of the network.
+_RETRYABLE = frozenset(
+    {
+        "CANCELLED",
+        "DEADLINE_EXCEEDED",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "RESOURCE_EXHAUSTED",
+        "429",
+        "502",
+        "503",
+        "504",
+        "ConnectionError",
+        "ConnectTimeout",
+        "ReadTimeout",
+        "Timeout",
+        "SSLError",
+        "ProxyError",
+    }
+)
+
+#: Nobody was there: what is sent can't be the cause, so it is tried for ever.
+_AWAY = frozenset(
+    {"UNAVAILABLE", "502", "503", "ConnectionError", "ConnectTimeout", "SSLError", "ProxyError"}
+)
+
+#: The exporter was told to stop while it waited.
+STOPPED = "stopped"
+
+
+def is_retryable(reason: str) -> bool:
+    """Whether the same records may be taken at another time."""
+    return reason in _RETRYABLE
+
+
+def is_away(reason: str) -> bool:
+    """Whether the receiver was not there to judge the records."""
+    return reason in _AWAY
+
+
+class Listener(MeterProvider):
+    """Gets what the SDK would measure about one exporter or processor; keeps the last outcome.
+
+    ``on_queue_full`` is called with the number of records the processor had no room for.
+    """
+
+    def __init__(self, on_queue_full: Callable[[int], None] = lambda _records: None) -> None:
+        self.on_queue_full = on_queue_full
+        self._reason = STOPPED
+
+    def outcome(self, attributes: Mapping[str, Any] | None) -> None:
+        """Of one export: the attributes of otel.sdk.exporter.operation.duration."""
+        found = attributes or {}
+        for name in ("rpc.response.status_code", "http.response.status_code", "error.type"):
+            if name in found:
+                self._reason = str(found[name])
+                return
+
+    def take_reason(self) -> str:
+        """Why the last export failed."""
+        reason, self._reason = self._reason, STOPPED
+        return reason
+
+    def get_meter(self, name: str, *_: Any, **__: Any) -> Meter:
+        return _Meter(name, self)
+
+
+class _Meter(NoOpMeter):
+    def __init__(self, name: str, listener: Listener) -> None:
+        super().__init__(name)
+        self._listener = listener
+
+    def create_histogram(self, name: str, *arguments: Any, **more: Any) -> Histogram:
+        if name == "otel.sdk.exporter.operation.duration":
+            return _Outcome(name, self._listener)
+        return super().create_histogram(name, *arguments, **more)
+
+    def create_counter(self, name: str, *arguments: Any, **more: Any) -> Counter:
+        if name == "otel.sdk.processor.log.processed":
+            return _Processed(name, self._listener)
+        return super().create_counter(name, *arguments, **more)
+
+
+class _Outcome(NoOpHistogram):
+    def __init__(self, name: str, listener: Listener) -> None:
+        super().__init__(name)
+        self._listener = listener
+
+    def record(self, amount: float, attributes: Any = None, context: Any = None) -> None:  # noqa: ARG002
+        self._listener.outcome(attributes)
+
+
+class _Processed(NoOpCounter):
+    def __init__(self, name: str, listener: Listener) -> None:
+        super().__init__(name)
+        self._listener = listener
+
+    def add(self, amount: float, attributes: Any = None, context: Any = None) -> None:  # noqa: ARG002
+        if (attributes or {}).get("error.type") == "queue_full":
+            self._listener.on_queue_full(int(amount))
+
+
+def enable_self_metrics() -> None:
+    """The SDK reads this when exporters and processors are made."""
+    os.environ["OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"] = "true"
+
+
+def make_log_exporter(settings: SignalSettings, listener: Listener) -> LogRecordExporter:
+    """Raises OtlpConfigError."""
+    enable_self_metrics()
+    if settings.protocol is Protocol.GRPC:
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+
+        return OTLPLogExporter(meter_provider=listener, **_grpc(settings))
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import (
+        OTLPLogExporter as HttpLogExporter,
+    )
+
+    return HttpLogExporter(meter_provider=listener, **_http(settings))
+
+
+def make_metric_exporter(settings: SignalSettings, listener: Listener) -> MetricExporter:
+    """Raises OtlpConfigError."""
+    enable_self_metrics()
+    if settings.protocol is Protocol.GRPC:
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+        return OTLPMetricExporter(meter_provider=listener, **_grpc(settings))
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
+        OTLPMetricExporter as HttpMetricExporter,
+    )
+
+    return HttpMetricExporter(meter_provider=listener, **_http(settings))
+
+
+def _grpc(settings: SignalSettings) -> dict[str, Any]:
+    from grpc import Compression, ssl_channel_credentials
+
+    credentials = None
+    if not settings.insecure:
+        credentials = ssl_channel_credentials(
+            root_certificates=_pem(settings.certificate),
+            private_key=_pem(settings.client_key),
+            certificate_chain=_pem(settings.client_certificate),
+        )
+    gzip = settings.compression == "gzip"
+    return {
+        "endpoint": settings.endpoint,
+        "insecure": settings.insecure,
+        "credentials": credentials,
+        "headers": dict(settings.headers),
+        "timeout": settings.timeout,
+        "compression": Compression.Gzip if gzip else Compression.NoCompression,
+    }
+
+
+def _pem(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OtlpConfigError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _http(settings: SignalSettings) -> dict[str, Any]:
+    from opentelemetry.exporter.otlp.proto.http import Compression
+
+    for path in (settings.certificate, settings.client_certificate, settings.client_key):
+        _pem(path)
+    return {
+        "endpoint": settings.endpoint,
+        "certificate_file": _text(settings.certificate),
+        "client_key_file": _text(settings.client_key),
+        "client_certificate_file": _text(settings.client_certificate),
+        "headers": dict(settings.headers),
+        "timeout": settings.timeout,
+        "compression": Compression(settings.compression),
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+class SeldomHandler(logging.Handler):
+    """Hands the SDK's messages on, each kind at most once in ``every`` seconds: a collector that
+    is away for an hour is worth a few lines."""
+
+    def __init__(self, every: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._every = every
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = self._clock()
+        kind = f"{record.name} {record.msg}"
+        if now - self._last.get(kind, -self._every) < self._every:
+            return
+        if len(self._last) < 1000:
+            self._last[kind] = now
+        logging.getLogger().handle(record)
+
+
+def quieten_sdk() -> None:
+    """Once per process; where debug messages are wanted, all stay."""
+    sdk = logging.getLogger("opentelemetry")
+    if sdk.handlers or sdk.isEnabledFor(logging.DEBUG):
+        return
+    sdk.addHandler(SeldomHandler())
+    sdk.propagate = False
