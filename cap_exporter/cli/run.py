@@ -21,6 +21,7 @@ from cap_exporter.cli.options import (
     set_up_logging,
     source_options,
 )
+from cap_exporter.cli.otlp_options import Otlp, otlp_options, otlp_settings
 from cap_exporter.cli.reread import reload_on_change, words
 from cap_exporter.event_hub import EventHub
 from cap_exporter.labels import LabelScheme
@@ -103,6 +104,7 @@ log = logging.getLogger(__name__)
 )
 @option("--node-name", envvar="NODE_NAME", help="This node's name in Kubernetes.")
 @event_options
+@otlp_options
 @source_options
 @log_options
 def command(
@@ -127,6 +129,7 @@ def command(
         scheme = LabelScheme(words(labels), words(pod_labels))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    to_otlp = otlp_settings(settings)
     chosen = Settings(
         events=event_settings(settings), labels=scheme, scope=wanted_scope, **settings
     )
@@ -145,9 +148,11 @@ def command(
     watch = start_pod_watch(node_name or "", kubeconfig, sorted(kept)) if wanted else None
     hub = EventHub()
     symbols = stack_symbols() if chosen.events and chosen.events.stack else no_symbols
+    otlp = Otlp(to_otlp, node, kubernetes=wanted, symbol=symbols)
 
     def publish(event: Event, identity: Identity) -> None:
         hub.publish(record_of(event, identity, node, symbols))
+        otlp.publish(event, identity)
 
     exporter, ledger = make_exporter(chosen, watch.store if watch else None, publish)
     metrics = Metrics(ledger, exporter.stats)
@@ -171,6 +176,7 @@ def command(
     info = exporter.open()
     for server in servers:
         server.start()
+    otlp.start(ledger, metrics)
     log.info(
         "counting (source %s, attached by %s); metrics on port %d, page on port %d",
         info.source,
@@ -181,6 +187,7 @@ def command(
     try:
         exporter.run()
     finally:
+        otlp.stop()
         for server in servers:
             server.stop()
         if watch:

@@ -76,12 +76,12 @@ def record_of(
         record["insetid"] = event.insetid
     if event.syscall is not None:
         record["syscall"] = {"number": event.syscall, "name": syscall_name(event.syscall)}
-    if stack := _stack(event.stack, symbol):
+    if stack := stack_of(event.stack, symbol):
         record["stack"] = stack
     return record
 
 
-def _stack(addresses: Sequence[int], symbol: Callable[[int], str | None]) -> list[str]:
+def stack_of(addresses: Sequence[int], symbol: Callable[[int], str | None]) -> list[str]:
     """From cap_capable() on: what lies before is the probe itself."""
     functions = [name for address in addresses if (name := symbol(address))]
     starts = [i for i, name in enumerate(functions) if name.startswith("cap_capable")]

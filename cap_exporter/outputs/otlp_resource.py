@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote
 
 import cap_exporter
-from cap_exporter.labels import HELPER, OVERFLOW, LabelScheme, Labels, label_value
+from cap_exporter.labels import HELPER, OVERFLOW, Labels, LabelScheme, label_value
 from cap_exporter.model import Identity
 from cap_exporter.outputs.otlp_settings import OtlpConfigError
 
@@ -175,7 +175,7 @@ class Resources:
 
 
 def _subject(container: str, *, in_pod: bool, is_container: bool) -> str:
-    if container == OVERFLOW or container == HELPER or container == "(unknown)":
+    if container in (OVERFLOW, HELPER, "(unknown)"):
         return container.strip("()")
     if container == "(host)":
         return "host"

@@ -53,7 +53,8 @@ class OtlpStats:
         """Records that were neither sent nor dropped yet."""
         with self._lock:
             gone = sum(n for (of, _), n in self._dropped.items() if of == signal)
-            return self._emitted[signal] - self._sent[signal] - gone
+            # A record that just found room may be counted as one that found none.
+            return max(0, self._emitted[signal] - self._sent[signal] - gone)
 
     def total_sent(self, signal: Signal) -> int:
         with self._lock:
