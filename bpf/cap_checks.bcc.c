@@ -22,7 +22,6 @@
 #include <linux/mm_types.h>
 #include <linux/nsproxy.h>
 #include <linux/sched.h>
-#include <linux/sched/signal.h>
 #include <linux/security.h>
 #include <linux/user_namespace.h>
 
@@ -901,15 +900,18 @@ int task_executed(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-int task_exited(struct bpf_raw_tracepoint_args *ctx)
+/* A process's first thread is freed last: see on_free() in setup.bpf.h. */
+int task_freed(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0];
-	u32 tgid = READ32(task_struct, tgid, task), *mark = marks.lookup(&tgid);
+	u32 tgid = READ32(task_struct, tgid, task), *mark;
 	struct host host;
 	bool counted;
 
-	/* do_exit() has already taken this thread out of the count (kernel/exit.c, 6.18). */
-	if (!mark || READ32(signal_struct, live, READ(task_struct, signal, task)))
+	if (READ32(task_struct, pid, task) != tgid)
+		return 0;
+	mark = marks.lookup(&tgid);
+	if (!mark)
 		return 0;
 	counted = *mark != MARK_DONE;
 	if (!marks.delete(&tgid) && counted && get_host(&host))

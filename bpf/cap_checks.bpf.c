@@ -381,10 +381,10 @@ int BPF_PROG(task_executed, struct task_struct *task, pid_t old_pid, struct linu
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(task_exited, struct task_struct *task)
+SEC("tp_btf/sched_process_free")
+int BPF_PROG(task_freed, struct task_struct *task)
 {
-	on_exit(task);
+	on_free(task);
 	return 0;
 }
 

@@ -221,14 +221,20 @@ static __always_inline bool on_exec(struct task_struct *task)
 	return true;
 }
 
-static __always_inline void on_exit(struct task_struct *task)
+/*
+ * Not at its exit: what it makes of checks after that, as it lets go of files and namespaces, is
+ * still set-up. A process's first thread is freed last.
+ */
+static __always_inline void on_free(struct task_struct *task)
 {
 	__u32 tgid = BPF_CORE_READ(task, tgid);
-	__u32 *mark = bpf_map_lookup_elem(&marks, &tgid);
 	bool counted;
+	__u32 *mark;
 
-	/* do_exit() has already taken this thread out of the count (kernel/exit.c, 6.18). */
-	if (!mark || BPF_CORE_READ(task, signal, live.counter))
+	if ((__u32)BPF_CORE_READ(task, pid) != tgid)
+		return;
+	mark = bpf_map_lookup_elem(&marks, &tgid);
+	if (!mark)
 		return;
 	counted = *mark != MARK_DONE;
 	if (!bpf_map_delete_elem(&marks, &tgid) && counted)

@@ -213,14 +213,6 @@ struct fs_struct {
 	struct path pwd;
 };
 
-typedef struct {
-	int counter;
-} atomic_t;
-
-struct signal_struct {
-	atomic_t live;
-};
-
 typedef int pid_t;
 
 struct task_struct {
@@ -238,7 +230,6 @@ struct task_struct {
 	const struct cred *real_cred;
 	const struct cred *cred;
 	struct nsproxy *nsproxy;
-	struct signal_struct *signal;
 	struct css_set *cgroups;
 };
 

@@ -46,7 +46,7 @@ _TRACEPOINTS: Final = {
     "task_attached": "cgroup_attach_task",
     "task_forked": "sched_process_fork",
     "task_executed": "sched_process_exec",
-    "task_exited": "sched_process_exit",
+    "task_freed": "sched_process_free",
 }
 
 #: How to attach, the better way first.

@@ -17,7 +17,7 @@ from cap_exporter.sources.libbpf_binding import KernelTypes
 #: struct → members that the program reads.
 MEMBERS: Final = {
     "task_struct": (
-        *("tgid", "cred", "real_cred", "cgroups", "nsproxy", "mm", "real_parent", "signal"),
+        *("tgid", "cred", "real_cred", "cgroups", "nsproxy", "mm", "real_parent", "pid"),
     ),
     "cred": ("uid", "gid", "suid", "sgid", "euid", "user_ns", "cap_effective"),
     "user_namespace": ("parent", "level", "owner"),
@@ -32,7 +32,6 @@ MEMBERS: Final = {
     "path": ("mnt", "dentry"),
     "dentry": ("d_name",),
     "qstr": ("name",),
-    "signal_struct": ("live",),
 }
 
 _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 4, 5, 6

@@ -48,7 +48,7 @@ CLAIMS: Final = 8192
 MAX_SHARDS: Final = 8
 
 _LIFECYCLE: Final = frozenset({"cgroup_created", "cgroup_removed", "cgroup_renamed"})
-_PHASE: Final = frozenset({"task_attached", "task_forked", "task_executed", "task_exited"})
+_PHASE: Final = frozenset({"task_attached", "task_forked", "task_executed", "task_freed"})
 _HELD: Final = "held_by_tasks"
 
 #: What processes hold changes rarely, and of entrypoints it is told at once: seconds between two
