@@ -176,7 +176,7 @@ def from_prometheus(family: PrometheusMetric, start: int, now: int) -> Metric | 
         histograms = list(_histogram_points(family.samples, start, now))
         return Metric(name, family.documentation, unit, Histogram(histograms, _CUMULATIVE))
     points = [
-        NumberDataPoint(_attributes(sample.labels), start, now, _number(sample.value))
+        NumberDataPoint(_attributes(sample.labels), start, now, _number(sample.value, unit))
         for sample in family.samples
         if not sample.name.endswith("_created")
     ]
@@ -191,8 +191,10 @@ def _attributes(labels: Mapping[str, str]) -> Attributes:
     return {f"cap_exporter.{name}": label_value(value) for name, value in labels.items()}
 
 
-def _number(value: float) -> int | float:
-    return int(value) if value.is_integer() else value
+def _number(value: float, unit: str) -> int | float:
+    """Numbers of things are whole; durations never change to whole ones when they happen to be."""
+    whole = unit != "s" and float(value).is_integer()
+    return int(value) if whole else float(value)
 
 
 def _histogram_points(
@@ -281,7 +283,7 @@ class OtlpMetrics:
         self._ledger = ledger
         self._registry = registry
         self._resources = resources
-        self._stats = stats
+        self.stats = stats
         self._start = time.time_ns()
         self._listener = Listener()
         self._exporter = make_metric_exporter(settings, self._listener)
@@ -313,10 +315,10 @@ class OtlpMetrics:
         try:
             for data in requests(self._parts(now)):
                 if self._exporter.export(data) is MetricExportResult.SUCCESS:
-                    self._stats.sent(Signal.METRICS, points_in(data))
+                    self.stats.sent(Signal.METRICS, points_in(data))
                     continue
                 reason = self._listener.take_reason()
-                self._stats.failed(Signal.METRICS, reason)
+                self.stats.failed(Signal.METRICS, reason)
                 if not self._failing:
                     log.warning(
                         "OTLP: metrics can't be sent (%s); they come anew with each push", reason

@@ -28,6 +28,7 @@ from opentelemetry.metrics import (
 from cap_exporter.outputs.otlp_settings import OtlpConfigError, Protocol, SignalSettings
 
 if TYPE_CHECKING:
+    import requests
     from opentelemetry.sdk._logs.export import LogRecordExporter
     from opentelemetry.sdk.metrics.export import MetricExporter
 
@@ -212,7 +213,21 @@ def _http(settings: SignalSettings) -> dict[str, Any]:
         "headers": dict(settings.headers),
         "timeout": settings.timeout,
         "compression": Compression(settings.compression),
+        "session": _session(settings.certificate) if settings.certificate else None,
     }
+
+
+def _session(authorities: Path) -> requests.Session:
+    """Trusts these and no others: by itself, requests prefers REQUESTS_CA_BUNDLE and
+    CURL_CA_BUNDLE, which some base images set, to what its session was told."""
+    import requests
+
+    class Session(requests.Session):
+        def merge_environment_settings(self, *arguments: Any, **more: Any) -> Any:
+            settings = super().merge_environment_settings(*arguments, **more)
+            return {**settings, "verify": str(authorities)}
+
+    return Session()
 
 
 def _text(path: Path | None) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
@@ -100,17 +99,13 @@ _CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-act
 
 
 def page_routes(ledger: Ledger) -> list[Route]:
-    """/api/v1/profiles and a page"""
-
-    async def profiles(_request: Request) -> Response:
-        body = await asyncio.to_thread(lambda: json.dumps(document(ledger.accounts())))
-        return Response(body, media_type="application/json")
+    """A page"""
 
     async def page(_request: Request) -> Response:
         body = await asyncio.to_thread(lambda: _page(ledger))
         return HTMLResponse(body, headers={"Content-Security-Policy": _CSP})
 
-    return [Route("/api/v1/profiles", profiles), Route("/", page)]
+    return [Route("/", page)]
 
 
 _STYLE = (
