@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 #: Names in the order of their numbers, without the ``CAP_`` prefix.
 _NAMES: tuple[str, ...] = (
     "CHOWN",
@@ -80,3 +82,46 @@ def number_of(name: str) -> int:
     near = difflib.get_close_matches(bare, _NAMES, n=1)
     hint = f"; did you mean CAP_{near[0]}?" if near else ""
     raise ValueError(f"unknown capability {name!r}{hint}")
+
+
+def mask_of(names: Iterable[str]) -> int:
+    """A mask of these capabilities. Raises ValueError as number_of()."""
+    return sum(1 << number for number in {number_of(name) for name in names})
+
+
+#: What a container gets whose manifest says nothing: Docker (moby oci/caps/defaults.go) and
+#: containerd (pkg/oci/spec.go, defaultUnixCaps()) have the same fourteen.
+CONTAINERD_DEFAULT = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+)
+
+#: CRI-O since 1.18 (internal/config/capabilities/capabilities.go, Default()).
+CRIO_DEFAULT = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "KILL",
+)
+
+
+def runtime_default(runtime: str) -> tuple[str, ...]:
+    """What this runtime (as in containerID, ``containerd`` or ``cri-o``) gives by default."""
+    return CRIO_DEFAULT if runtime == "cri-o" else CONTAINERD_DEFAULT

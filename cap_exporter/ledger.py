@@ -93,6 +93,8 @@ class Account(NamedTuple):
     """Seconds since the epoch when its last cgroup was removed; None while it is there."""
     granted: Granted | None
     """What its processes hold, or held when they last ran; None where nobody has looked."""
+    began: bool
+    """Its entrypoint was seen to start: nothing that it asked for at start is missing."""
     overflowed: int
     """Checks that ``counts`` lacks for want of room: above 0, a profile is incomplete."""
 
@@ -127,6 +129,7 @@ class _Account:
     #: By cgroup: a container may have some below its own.
     held: dict[CgroupKey, Granted] = field(default_factory=dict)
     granted: frozenset[int] | None = None
+    began: bool = False
     overflowed: int = 0
 
     def room(self) -> int:
@@ -264,6 +267,7 @@ class Ledger:
             if account is None:
                 return False
             account.last_seen = time
+            account.began |= began
             if granted is None:
                 return True
             held = dict(account.held)
@@ -341,6 +345,7 @@ class Ledger:
                     account.last_seen,
                     account.gone_at,
                     united(account.held.values()) if account.held else None,
+                    account.began,
                     account.overflowed,
                 )
                 for account in self._accounts.values()

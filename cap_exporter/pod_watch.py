@@ -9,9 +9,11 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cap_exporter.model import Identity
 from cap_exporter.pods.api import KubernetesApi
 from cap_exporter.pods.store import PodStore
 from cap_exporter.pods.watch import PodWatch
+from cap_exporter.profiles.profile import Declared
 
 
 class RunningPodWatch:
@@ -26,6 +28,18 @@ class RunningPodWatch:
         if state.synced:
             return []
         return [f"pods: {state.phase}" + (f": {state.message}" if state.message else "")]
+
+    def declared(self, identity: Identity) -> Declared | None:
+        """What the API says of a container."""
+        if not identity.pod_uid:
+            return None
+        pod = self.store.by_uid(identity.pod_uid)
+        if pod is None:
+            return None
+        for container in pod.containers:
+            if container.name == identity.container:
+                return Declared(pod, container)
+        return None
 
     def stop(self) -> None:
         self._watch.stop()

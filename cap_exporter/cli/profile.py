@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
 import click
 
-from cap_exporter.cli.client import DEFAULT_URL, NoAnswer, ask_exporter
+from cap_exporter.cli import gather
+from cap_exporter.cli.client import DEFAULT_URL
 from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
 
 
@@ -44,6 +45,18 @@ from cap_exporter.cli.options import Duration, log_options, option, set_up_loggi
     envvar="CAP_EXPORTER_ALL",
     help="Also containers that have only background checks.",
 )
+@option("--workload", multiple=True, help="Only this workload, e.g. deployment/api.")
+@option(
+    "--by",
+    type=click.Choice(["container", "workload"]),
+    default="container",
+    help="workload: all replicas and restarts together.",
+)
+@option(
+    "--baseline",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What is new since this profile (written by -o json): status 1 where there is anything.",
+)
 @source_options
 @log_options
 def command(
@@ -54,23 +67,32 @@ def command(
     pod: tuple[str, ...],
     container: tuple[str, ...],
     everything: bool,
+    workload: tuple[str, ...],
+    by: str,
+    baseline: Path | None,
     log_level: str,
     **source: Any,
 ) -> None:
     """What each container used and was denied. Checks that say nothing about the workload (the
     runtime's set-up, the kernel's probing) are kept apart."""
+    from cap_exporter.profiles.merge import by_workload
+
     set_up_logging("warning" if log_level == "info" else log_level)
     replay = str(source["source"]).startswith("replay:")
     if duration is not None or replay:
-        document = _count(duration, replay, source)
+        document = gather.count(duration, source)
     else:
-        document = _ask(url)
+        document = gather.ask(url, "profile")
     containers = [
         one
         for one in document["containers"]
-        if _wanted(one, namespace, pod, container)
-        and (everything or output != "table" or _has_checks(one))
+        if gather.is_wanted(one, namespace, pod, container, workload)
+        and (everything or output != "table" or gather.has_checks(one))
     ]
+    if baseline is not None:
+        containers = _news(containers, baseline)
+    elif by == "workload":
+        containers = by_workload(containers)
     document = {**document, "containers": containers}
     if output == "json":
         click.echo(json.dumps(document, indent=2))
@@ -80,67 +102,35 @@ def command(
         click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
     else:
         _print_table(containers)
+    if baseline is not None:
+        text = "Nothing new." if not containers else f"{len(containers)} with something new."
+        click.echo(text, err=True)
+        sys.exit(1 if containers else 0)
     if not containers:
         click.echo("Nothing found." if output == "table" else "No container matches.", err=True)
         sys.exit(1)
 
 
-def _count(duration: float | None, replay: bool, source: dict[str, Any]) -> dict[str, Any]:
-    from cap_exporter.assembly import Settings, make_exporter
-    from cap_exporter.profiles.profile import document
-    from cap_exporter.signals import stop_on_signals
+def _news(containers: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Containers with only what an earlier profile's workloads had not."""
+    from cap_exporter.profiles.merge import by_workload
 
-    interval = min(1.0, duration or 1.0)
-    exporter, ledger = make_exporter(
-        Settings(**source, drain_interval=interval, paced=duration is not None)
-    )
-    stop = stop_on_signals(exporter.stop)
-    exporter.open()
-    if replay and duration is None:
-        exporter.play_to_end()
-        return document(ledger.accounts())
-    assert duration is not None
-    import threading
-
-    timer = threading.Timer(duration, exporter.stop)
-    timer.daemon = True
-    timer.start()
-    began = time.monotonic()
-    exporter.run()
-    timer.cancel()
-    if stop.is_set() and time.monotonic() - began < duration:
-        click.echo("Stopped early; this is what was counted until then.", err=True)
-    return document(ledger.accounts())
+    before = {_name(one): one for one in by_workload(gather.read(path)["containers"])}
+    found = []
+    for one in by_workload(containers):
+        old = before.get(_name(one), {"used": {}, "denied": {}})
+        fresh = {
+            field: {name: n for name, n in one[field].items() if name not in old[field]}
+            for field in ("used", "denied")
+        }
+        if fresh["used"] or fresh["denied"]:
+            found.append({**one, **fresh, "background": {}, "pod": ", ".join(one["pods"])})
+    return found
 
 
-def _ask(url: str) -> dict[str, Any]:
-    try:
-        return ask_exporter(url)
-    except NoAnswer as error:
-        raise click.ClickException(
-            f"{error}.\nStart the exporter (`cap-exporter run`), give its address (--url), or "
-            "count right here: cap-exporter profile --for 30s"
-        ) from error
-
-
-def _wanted(
-    one: dict[str, Any],
-    namespaces: tuple[str, ...],
-    pods: tuple[str, ...],
-    containers: tuple[str, ...],
-) -> bool:
-    if namespaces and one["namespace"] not in namespaces:
-        return False
-    if pods and one["pod"] not in pods:
-        return False
-    return not containers or any(
-        one["container"] == c or (c and one["container_id"].startswith(c)) for c in containers
-    )
-
-
-def _has_checks(one: dict[str, Any]) -> bool:
-    inner = one["in_user_namespace"]
-    return bool(one["used"] or one["denied"] or inner["used"] or inner["denied"])
+def _name(one: dict[str, Any]) -> tuple[str, ...]:
+    # A pod that nobody owns is new each time: its container's name must do.
+    return (one["namespace"], one["workload_kind"], one["workload"], one["container"], one["kind"])
 
 
 def _print_table(containers: list[dict[str, Any]]) -> None:
@@ -148,22 +138,38 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    def lines(of: list[str], style: str) -> Text:
+        return Text("\n".join(of) or "-", style=style if of else "dim")
+
     def counts(of: dict[str, int], style: str) -> Text:
-        lines = [f"{name.removeprefix('CAP_')} {count}" for name, count in of.items()]
-        return Text("\n".join(lines) or "-", style=style if lines else "dim")
+        return lines([f"{name.removeprefix('CAP_')} {count}" for name, count in of.items()], style)
 
     table = Table(show_lines=True)
-    for column in ("Namespace", "Pod", "Container", "Used", "Denied"):
+    for column in ("Namespace", "Pod", "Container", "Used", "Denied", "Granted, unused"):
         table.add_column(column, overflow="fold")
     table.add_column("Background", justify="right")
     for one in containers:
-        background = sum(sum(of.values()) for of in one["background"].values())
+        background = sum(sum(of.values()) for of in one.get("background", {}).values())
+        pods = one["pods"] if "pods" in one else [one["pod"]] if one["pod"] else []
         table.add_row(
             Text(one["namespace"] or "-"),
-            Text(one["pod"] or "-"),
+            lines(pods, ""),
             Text(one["container"]),
             counts(one["used"], "green"),
             counts(one["denied"], "bold red"),
+            _unused(one),
             str(background),
         )
     Console().print(table)
+
+
+def _unused(one: dict[str, Any]) -> Any:
+    from rich.text import Text
+
+    granted = one.get("granted")
+    if not granted or not one["container_id" if "container_id" in one else "container"]:
+        return Text("?", style="dim")
+    names = [n.removeprefix("CAP_") for n in granted["bounding"] if n not in one["used"]]
+    if len(names) > 30:
+        return Text(f"all but {41 - len(names)}", style="yellow")
+    return Text(", ".join(names) or "-", style="yellow" if names else "dim")

@@ -12,7 +12,15 @@ from typing import Any
 import click
 
 from cap_exporter.assembly import Settings, hierarchies_for, make_tree
-from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+from cap_exporter.cli.options import (
+    Duration,
+    event_options,
+    event_settings,
+    log_options,
+    option,
+    set_up_logging,
+    source_options,
+)
 from cap_exporter.model import CgroupChange, CgroupEvent, Drain
 from cap_exporter.signals import stop_on_signals
 from cap_exporter.sources.choose import make_source
@@ -31,14 +39,21 @@ from cap_exporter.sources.recording import Header, Writer
     help="Stop after this time. Default: Ctrl-C.",
 )
 @option("--drain-interval", type=Duration(0.05), default="1s", help="Time between two records.")
+@event_options
 @source_options
 @log_options
 def command(
-    file: Path, duration: float | None, drain_interval: float, log_level: str, **source: Any
+    file: Path, duration: float | None, drain_interval: float, log_level: str, **values: Any
 ) -> None:
     """Write every drain of the source to FILE (JSON lines; compressed if it ends in .gz)."""
     set_up_logging(log_level)
-    settings = Settings(**source)
+    events = event_settings(values)
+    if events and events.stack:
+        raise click.UsageError(
+            "--event-stack: a recording has no kernel stacks; their addresses mean nothing "
+            "elsewhere"
+        )
+    settings = Settings(events=events, **values)
     hierarchies = hierarchies_for(settings)
     probe = make_source(
         settings.source,
@@ -46,13 +61,14 @@ def command(
         attach=settings.attach,
         btf=settings.btf,
         counters=settings.counters,
+        events=events,
     )
     stop = stop_on_signals()
     info = probe.open()
     tree = make_tree(settings, hierarchies)
     tree.scan()
     probe.introduce(tree.items())
-    checks = 0
+    checks = told = 0
     try:
         with Writer(file, Header(info, time.time(), platform.release())) as writer:
             # The cgroups that were there before, so that a replay can name them.
@@ -71,6 +87,7 @@ def command(
                 ended = stop.wait(wait) or (left is not None and left <= drain_interval)
                 drain = probe.drain()
                 checks += sum(count for _, count in drain.increments)
+                told += len(drain.events)
                 writer.write(drain)
                 if ended:
                     break
@@ -79,4 +96,4 @@ def command(
         sys.exit(1)
     finally:
         probe.close()
-    click.echo(f"{checks} checks recorded in {file}", err=True)
+    click.echo(f"{checks} checks and {told} events recorded in {file}", err=True)

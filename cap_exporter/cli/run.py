@@ -30,9 +30,12 @@ from cap_exporter.outputs.event_record import record_of
 from cap_exporter.outputs.event_stream import event_routes
 from cap_exporter.outputs.http import HttpServer
 from cap_exporter.outputs.listen import ListenError
+from cap_exporter.outputs.profile_routes import profile_routes
 from cap_exporter.outputs.prometheus import Metrics
 from cap_exporter.outputs.routes import Readiness, metrics_routes, page_routes
 from cap_exporter.pod_watch import start_pod_watch
+from cap_exporter.profiles.askers import Askers
+from cap_exporter.profiles.profile import document, nothing_declared
 from cap_exporter.scope import make_scope
 from cap_exporter.signals import stop_on_signals
 from cap_exporter.sources.kallsyms import no_symbols, stack_symbols
@@ -147,15 +150,22 @@ def command(
     kept = {*scheme.pod_labels, *(wanted_scope.selector.keys if wanted_scope.selector else ())}
     watch = start_pod_watch(node_name or "", kubeconfig, sorted(kept)) if wanted else None
     hub = EventHub()
+    askers = Askers()
+    declared = watch.declared if watch else nothing_declared
     symbols = stack_symbols() if chosen.events and chosen.events.stack else no_symbols
     otlp = Otlp(to_otlp, node, kubernetes=wanted, symbol=symbols)
 
     def publish(event: Event, identity: Identity) -> None:
+        askers.add(event, identity)
         hub.publish(record_of(event, identity, node, symbols))
         otlp.publish(event, identity)
 
     exporter, ledger = make_exporter(chosen, watch.store if watch else None, publish)
     metrics = Metrics(ledger, exporter.stats)
+
+    def profiles() -> dict[str, Any]:
+        return document(ledger.accounts(), declared, askers.of)
+
     if watch:
         metrics.own.register(watch.collector)
     readiness = Readiness(exporter.opened.is_set, watch.notes if watch else list)
@@ -167,7 +177,10 @@ def command(
                     metrics, exporter.seconds_since_drain, chosen.drain_interval, readiness
                 ),
             ),
-            HttpServer(page_listen, [*page_routes(ledger), *event_routes(hub)]),
+            HttpServer(
+                page_listen,
+                [*page_routes(ledger), *event_routes(hub), *profile_routes(profiles)],
+            ),
         ]
     except ListenError as error:
         raise click.UsageError(str(error)) from error

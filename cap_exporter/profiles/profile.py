@@ -1,22 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The profile of a container: which capabilities it used, which it was refused, what was noise."""
+"""The profile of a container: which capabilities it used, which it was refused, what it holds and
+what its pod declares. schemas/profile.schema.json is the schema of the document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from cap_exporter.capabilities import name_of
 from cap_exporter.labels import label_value
 from cap_exporter.ledger import Account
-from cap_exporter.model import CheckClass, UserNamespace, Verdict
+from cap_exporter.model import (
+    CheckClass,
+    Container,
+    Granted,
+    Identity,
+    Pod,
+    PodSecurity,
+    UserNamespace,
+    Verdict,
+)
 
 
-def profile_of(account: Account) -> dict[str, Any]:
+class Declared(NamedTuple):
+    """What the API says of a container."""
+
+    pod: Pod
+    container: Container
+
+
+def nothing_declared(_identity: Identity) -> Declared | None:
+    """Without the Kubernetes API."""
+    return None
+
+
+def no_askers(_identity: Identity) -> dict[str, list[str]]:
+    """Without events."""
+    return {}
+
+
+def profile_of(
+    account: Account,
+    declared: Declared | None = None,
+    asked_by: dict[str, list[str]] | None = None,
+) -> dict[str, Any]:
     """One container as a JSON object. ``used`` and ``denied`` are the checks that mean something,
     over the host's user namespace; those over a namespace of its own are apart, since they need
-    no capability of the host. ``background`` is all the rest, by reason."""
+    no capability of the host. ``background`` is all the rest, by reason. asked_by: executables by
+    capability, from events."""
     used: dict[int, int] = {}
     denied: dict[int, int] = {}
     own_used: dict[int, int] = {}
@@ -39,21 +72,84 @@ def profile_of(account: Account) -> dict[str, Any]:
         "cgroup": label_value(who.cgroup),
         "workload_kind": label_value(who.workload_kind),
         "workload": label_value(who.workload),
+        "image": label_value(who.image),
+        "runtime": label_value(who.runtime),
+        "kind": declared.container.kind if declared else "container",
         "used": _named(used),
         "denied": _named(denied),
         "in_user_namespace": {"used": _named(own_used), "denied": _named(own_denied)},
         "background": {reason: _named(counts) for reason, counts in sorted(background.items())},
+        "asked_by": {name: list(who) for name, who in sorted((asked_by or {}).items())},
+        "granted": _granted(account.granted),
+        "declared": _declared(declared),
         "first_seen": _utc(account.first_seen),
         "last_seen": _utc(account.last_seen),
+        "running": account.gone_at is None,
+        "start_seen": account.began,
         "complete": account.overflowed == 0,
     }
 
 
-def document(accounts: Iterable[Account]) -> dict[str, Any]:
+def document(
+    accounts: Iterable[Account],
+    declared: Callable[[Identity], Declared | None] = nothing_declared,
+    asked_by: Callable[[Identity], dict[str, list[str]]] = no_askers,
+) -> dict[str, Any]:
     """All profiles: what `profile -o json` prints and the API answers."""
-    profiles = [profile_of(account) for account in accounts]
+    profiles = [
+        profile_of(account, declared(account.identity), asked_by(account.identity))
+        for account in accounts
+    ]
     profiles.sort(key=lambda p: (p["namespace"], p["pod"], p["container"], p["container_id"]))
     return {"containers": profiles}
+
+
+def names_of(mask: int) -> list[str]:
+    """``CAP_…`` of each bit, by number."""
+    return [name_of(number) for number in range(64) if mask >> number & 1]
+
+
+def _granted(granted: Granted | None) -> dict[str, Any] | None:
+    if granted is None:
+        return None
+    return {
+        "bounding": names_of(granted.bounding),
+        "permitted": names_of(granted.permitted),
+        "effective": names_of(granted.effective),
+        "ambient": names_of(granted.ambient),
+        "inheritable": names_of(granted.inheritable),
+        "uids": list(granted.uids),
+        "no_new_privs": granted.no_new_privs,
+        "user_namespace_is_host": granted.user_namespace_is_host,
+    }
+
+
+def _declared(declared: Declared | None) -> dict[str, Any] | None:
+    """The container's own, and its pod's where that counts; what is not said is null or empty."""
+    if declared is None or declared.container.security is None:
+        return None
+    container = declared.container.security
+    pod = declared.pod.security or PodSecurity()
+    return {
+        **{key: _plain(value) for key, value in asdict(container).items()},
+        "run_as_user": _first(container.run_as_user, pod.run_as_user),
+        "run_as_non_root": _first(container.run_as_non_root, pod.run_as_non_root),
+        "seccomp": container.seccomp or pod.seccomp,
+        "host_users": pod.host_users,
+        "host_network": pod.host_network,
+        "host_pid": pod.host_pid,
+        "host_ipc": pod.host_ipc,
+        "sysctls": dict(pod.sysctls),
+        "runtime_class": declared.pod.runtime_class,
+    }
+
+
+def _first(own: Any, pods: Any) -> Any:
+    return pods if own is None else own
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _named(counts: dict[int, int]) -> dict[str, int]:

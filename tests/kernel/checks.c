@@ -4,16 +4,23 @@
  * checks into CGROUP acct COUNT	the same in a child that clone3() makes inside CGROUP
  * checks memfd PATH ARG...		execute a copy of PATH that lies in a memfd
  * checks move PROCS_FILE ARG...	write own pid to PROCS_FILE, then act on ARG... in this process
+ * checks setuid|setgid ID		change to this id, for good
+ * checks mlock|rawsock			lock memory with RLIMIT_MEMLOCK at 0; open a raw socket
+ * checks serve UID			bind port 80, change group and user to UID, exit
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/sched.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -72,8 +79,36 @@ static int move(const char *procs, int argc, char **argv)
 	return act(argc, argv);
 }
 
+static int lock_memory(void)
+{
+	static char page[4096];
+	struct rlimit none = { 0, 0 };
+
+	return setrlimit(RLIMIT_MEMLOCK, &none) || mlock(page, sizeof(page));
+}
+
+/* As web servers start. */
+static int serve(int id)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(80) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	return bind(fd, (struct sockaddr *)&address, sizeof(address)) || setgroups(0, NULL) ||
+	       setgid(id) || setuid(id);
+}
+
 static int act(int argc, char **argv)
 {
+	if (argc == 2 && !strcmp(argv[0], "setuid"))
+		return setuid(atoi(argv[1])) != 0;
+	if (argc == 2 && !strcmp(argv[0], "setgid"))
+		return setgid(atoi(argv[1])) != 0;
+	if (argc == 1 && !strcmp(argv[0], "mlock"))
+		return lock_memory();
+	if (argc == 1 && !strcmp(argv[0], "rawsock"))
+		return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) < 0;
+	if (argc == 2 && !strcmp(argv[0], "serve"))
+		return serve(atoi(argv[1]));
 	if (argc == 2 && !strcmp(argv[0], "acct"))
 		return acct_often(atol(argv[1]));
 	if (argc > 2 && !strcmp(argv[0], "into"))

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cap-exporter advise`: the least that each workload's securityContext may say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cap_exporter.cli import gather
+from cap_exporter.cli.client import DEFAULT_URL
+from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+
+
+@click.command("advise")
+@option(
+    "--for",
+    "duration",
+    type=Duration(0.1),
+    envvar="CAP_EXPORTER_FOR",
+    help="Count by myself for this time (root) instead of asking a running exporter.",
+)
+@option("--url", default=DEFAULT_URL, help="A running exporter's page address.")
+@option(
+    "--profile",
+    "profiles",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="What `profile -o json` wrote, instead of asking. Several (of several nodes) are merged.",
+)
+@option(
+    "--output",
+    "-o",
+    type=click.Choice(["table", "kubernetes", "patch", "docker", "compose", "systemd", "json"]),
+    default="table",
+    help="kubernetes: what belongs into the manifest. patch: for kubectl patch --patch-file. "
+    "docker, compose, systemd: for containers and units without Kubernetes.",
+)
+@option("--namespace", "-n", multiple=True, help="Only this namespace (may be repeated).")
+@option(
+    "--workload",
+    multiple=True,
+    help="Only this workload, e.g. deployment/api or shop/deployment/api.",
+)
+@option("--pod", multiple=True, help="Only this pod, by its name.")
+@option(
+    "--container",
+    multiple=True,
+    help="Only this container, by its name, the beginning of its id, or its unit.",
+)
+@option(
+    "--check",
+    type=click.Path(exists=True, path_type=Path),
+    help="Compare these manifests (a file or folder) with what was used: status 1, and a list, "
+    "where they grant what nobody used or miss what is needed.",
+)
+@option(
+    "--allow-unused",
+    is_flag=True,
+    envvar="CAP_EXPORTER_ALLOW_UNUSED",
+    help="With --check: only what is missing counts.",
+)
+@source_options
+@log_options
+def command(
+    duration: float | None,
+    url: str,
+    profiles: tuple[Path, ...],
+    output: str,
+    namespace: tuple[str, ...],
+    workload: tuple[str, ...],
+    pod: tuple[str, ...],
+    container: tuple[str, ...],
+    check: Path | None,
+    allow_unused: bool,
+    log_level: str,
+    **source: Any,
+) -> None:
+    """What each workload needs, and what it has and does not need, with reasons.
+
+    What was denied is listed for a decision, not added: programs try, and go on without.
+    """
+    from cap_exporter.profiles.advice import advise_all
+    from cap_exporter.profiles.formats import TEXTS
+    from cap_exporter.profiles.merge import by_workload
+
+    set_up_logging("warning" if log_level == "info" else log_level)
+    replay = str(source["source"]).startswith("replay:")
+    if profiles:
+        found = [one for path in profiles for one in gather.read(path)["containers"]]
+    elif duration is not None or replay:
+        found = gather.count(duration, source)["containers"]
+    else:
+        found = gather.ask(url, "advise")["containers"]
+    chosen = [one for one in found if gather.is_wanted(one, namespace, pod, container, workload)]
+    if output == "systemd":
+        chosen = [one for one in chosen if one["container"].endswith(".service")]
+    elif not container:
+        # Units and the host are not what a securityContext is about.
+        chosen = [one for one in chosen if one["container_id"] or one["pod"]]
+    merged = by_workload(chosen)
+    if check is not None:
+        _check(check, merged, allow_unused)
+        return
+    if not merged:
+        click.echo("No container matches: `cap-exporter profile` lists what there is.", err=True)
+        sys.exit(1)
+    document = advise_all(merged)
+    if output == "json":
+        click.echo(json.dumps(document, indent=2))
+    elif output == "table":
+        from rich.console import Console
+
+        from cap_exporter.profiles.formats import table
+
+        console = Console()
+        for part in table(document["advice"]):
+            console.print(part)
+    else:
+        try:
+            click.echo(TEXTS[output](document["advice"]), nl=False)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _check(path: Path, merged: list[dict[str, Any]], allow_unused: bool) -> None:
+    from cap_exporter.profiles.manifests import ManifestError, as_text, compare, read_manifests
+
+    try:
+        manifests = read_manifests(path)
+    except ManifestError as error:
+        raise click.UsageError(str(error)) from error
+    if not manifests:
+        raise click.UsageError(f"{path} has no Pod, Deployment, StatefulSet, DaemonSet, Job, …")
+    result = compare(manifests, merged)
+    differences = [
+        difference._replace(unused=(), privileged=False) if allow_unused else difference
+        for difference in result.differences
+    ]
+    differences = [difference for difference in differences if not difference.is_none]
+    for difference in differences:
+        click.echo(as_text(difference))
+    for manifest in result.unprofiled:
+        click.echo(f"{manifest}: no profile of it, not compared", err=True)
+    click.echo(f"{result.checked} containers compared, {len(differences)} differ", err=True)
+    if differences or not result.checked:
+        sys.exit(1)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where `profile` and `advise` get profiles from: a running exporter, a file, or counting here."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cap_exporter.cli.client import NoAnswer, ask_exporter
+
+
+def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:
+    """Count for this time, in seconds; None: play a recording to its end."""
+    from cap_exporter.assembly import Settings, make_exporter
+    from cap_exporter.model import Event, Identity
+    from cap_exporter.profiles.askers import Askers
+    from cap_exporter.profiles.profile import document
+    from cap_exporter.signals import stop_on_signals
+    from cap_exporter.sources.events import EventSettings
+
+    interval = min(1.0, duration or 1.0)
+    askers = Askers()
+
+    def on_event(event: Event, identity: Identity) -> None:
+        askers.add(event, identity)
+
+    exporter, ledger = make_exporter(
+        Settings(
+            **source,
+            drain_interval=interval,
+            paced=duration is not None,
+            events=EventSettings(allowed=True),
+        ),
+        on_event=on_event,
+    )
+    stop = stop_on_signals(exporter.stop)
+    exporter.open()
+    if duration is None:
+        exporter.play_to_end()
+        return document(ledger.accounts(), asked_by=askers.of)
+    timer = threading.Timer(duration, exporter.stop)
+    timer.daemon = True
+    timer.start()
+    began = time.monotonic()
+    if sys.stderr.isatty():
+        click.echo(f"Counting for {duration:g} s; Ctrl-C stops early.", err=True)
+    exporter.run()
+    timer.cancel()
+    if stop.is_set() and time.monotonic() - began < duration:
+        click.echo("Stopped early; this is what was counted until then.", err=True)
+    return document(ledger.accounts(), asked_by=askers.of)
+
+
+def ask(url: str, command: str) -> dict[str, Any]:
+    """A running exporter. Raises click.ClickException that says what to do."""
+    try:
+        return ask_exporter(url)
+    except NoAnswer as error:
+        raise click.ClickException(
+            f"{error}.\nStart the exporter (`cap-exporter run`), give its address (--url), or "
+            f"count right here: cap-exporter {command} --for 30s"
+        ) from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `profile -o json` printed. Raises click.ClickException."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.ClickException(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise click.ClickException(f"{path} is not JSON: {error}") from error
+    containers = document.get("containers") if isinstance(document, dict) else None
+    if not isinstance(containers, list) or not all(_is_profile(one) for one in containers):
+        raise click.ClickException(
+            f"{path} is no profile: write one with `cap-exporter profile -o json > FILE`"
+        )
+    return {**document}
+
+
+def _is_profile(one: object) -> bool:
+    wanted = ("namespace", "pod", "container", "used", "denied", "in_user_namespace", "first_seen")
+    return isinstance(one, dict) and all(key in one for key in wanted)
+
+
+def is_wanted(
+    one: dict[str, Any],
+    namespaces: tuple[str, ...],
+    pods: tuple[str, ...],
+    containers: tuple[str, ...],
+    workloads: tuple[str, ...] = (),
+) -> bool:
+    """Whether a profile is one of those that were asked for; empty: all are."""
+    if namespaces and one["namespace"] not in namespaces:
+        return False
+    if pods and one["pod"] not in pods:
+        return False
+    workload = f"{one['workload_kind']}/{one['workload']}".lower()
+    if workloads and not any(
+        wanted.lower() in (workload, f"{one['namespace']}/{workload}") for wanted in workloads
+    ):
+        return False
+    return not containers or any(
+        one["container"] == c or (c and one["container_id"].startswith(c)) for c in containers
+    )
+
+
+def has_checks(one: dict[str, Any]) -> bool:
+    """Whether it made checks that mean something."""
+    inner = one["in_user_namespace"]
+    return bool(one["used"] or one["denied"] or inner["used"] or inner["denied"])

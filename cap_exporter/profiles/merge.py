@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Profiles of single containers → one per workload and container name: replicas, restarts, nodes
+together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Profile = Mapping[str, Any]
+
+_LISTS = ("bounding", "permitted", "effective", "ambient", "inheritable")
+
+#: Executables that are named per capability.
+_MOST_ASKERS = 8
+
+
+def by_workload(profiles: Iterable[Profile]) -> list[dict[str, Any]]:
+    """Merged profiles, sorted by name. Each has, instead of ``pod`` and ``container_id``, ``pods``
+    (names), ``replicas`` (containers that run) and ``restarts`` (containers that came after another
+    of the same pod)."""
+    groups: dict[tuple[str, ...], list[Profile]] = {}
+    for profile in profiles:
+        groups.setdefault(_key(profile), []).append(profile)
+    return [_merged(groups[key]) for key in sorted(groups)]
+
+
+def _key(profile: Profile) -> tuple[str, ...]:
+    if profile["workload"]:
+        name = (profile["workload_kind"], profile["workload"])
+    else:
+        # No pod, or one that nobody knows: its containers are nobody else's.
+        name = ("", profile["pod"])
+    return (profile["namespace"], *name, profile["container"], profile.get("kind", "container"))
+
+
+def _merged(group: list[Profile]) -> dict[str, Any]:
+    last = max(group, key=lambda profile: (profile.get("running", True), profile["first_seen"]))
+    places = [(profile["namespace"], profile["pod"], profile["container"]) for profile in group]
+    return {
+        "namespace": last["namespace"],
+        "workload_kind": last["workload_kind"],
+        "workload": last["workload"],
+        "container": last["container"],
+        "kind": last.get("kind", "container"),
+        "image": last.get("image", ""),
+        "runtime": last.get("runtime", ""),
+        "pods": sorted({profile["pod"] for profile in group if profile["pod"]}),
+        "replicas": sum(1 for profile in group if profile.get("running", True)),
+        "restarts": len(group) - len(set(places)),
+        "used": sums(profile["used"] for profile in group),
+        "denied": sums(profile["denied"] for profile in group),
+        "in_user_namespace": {
+            "used": sums(profile["in_user_namespace"]["used"] for profile in group),
+            "denied": sums(profile["in_user_namespace"]["denied"] for profile in group),
+        },
+        "asked_by": _askers(profile.get("asked_by") or {} for profile in group),
+        "granted": _granted([p["granted"] for p in group if p.get("granted")]),
+        "declared": last.get("declared"),
+        "first_seen": min(profile["first_seen"] for profile in group),
+        "last_seen": max(profile["last_seen"] for profile in group),
+        "start_seen": any(profile.get("start_seen", False) for profile in group),
+        "complete": all(profile["complete"] for profile in group),
+    }
+
+
+def sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Added up by name; names ascending."""
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return dict(sorted(total.items()))
+
+
+def _askers(several: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for askers in several:
+        for capability, names in askers.items():
+            found.setdefault(capability, {}).update(dict.fromkeys(names))
+    return {capability: list(names)[:_MOST_ASKERS] for capability, names in sorted(found.items())}
+
+
+def _granted(several: list[Mapping[str, Any]]) -> dict[str, Any] | None:
+    if not several:
+        return None
+    merged: dict[str, Any] = {}
+    for field in _LISTS:
+        names = {name: None for one in several for name in one[field]}
+        merged[field] = list(names)
+    merged["uids"] = sorted({uid for one in several for uid in one["uids"]})
+    merged["no_new_privs"] = all(one["no_new_privs"] for one in several)
+    merged["user_namespace_is_host"] = any(one["user_namespace_is_host"] for one in several)
+    return merged
