@@ -6,28 +6,28 @@ each later one is a drain:
 
     {"format": "cap-exporter recording", "version": 1, "source": "libbpf", "attach": "tp_btf", …}
     {"time": 1700000000.0, "increments": [[hierarchy, cgroup, capability, verdict, user_namespace,
-     class, checks], …], "cgroups": [["created", hierarchy, cgroup, path], …], …}
+     class, checks], …], "cgroups": [["created", hierarchy, cgroup, path], …],
+     "events": [{…}, …], "entered": [[hierarchy, cgroup, {…}], …], "held": …, …}
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
-from cap_exporter.model import (
-    CgroupChange,
-    CgroupEvent,
-    CgroupKey,
-    CheckClass,
-    CheckKey,
-    Drain,
-    SourceInfo,
-    UserNamespace,
-    Verdict,
+from cap_exporter.model import CgroupChange, CgroupEvent, Drain, SourceInfo
+from cap_exporter.sources.recorded_events import (
+    cgroup,
+    check_key,
+    count,
+    event_from_json,
+    event_to_json,
+    granted_from_json,
+    granted_to_json,
+    number,
 )
 
 FORMAT = "cap-exporter recording"
@@ -80,6 +80,10 @@ class Writer:
                 "cgroups": [[e.change, *e.cgroup, e.path] for e in drain.cgroup_events],
                 "cgroup_events_lost": drain.cgroup_events_lost,
                 "missed": dict(drain.missed),
+                "events": [event_to_json(event) for event in drain.events],
+                "events_lost": dict(drain.events_lost),
+                "entered": [granted_to_json(*one) for one in drain.entered.items()],
+                "held": [granted_to_json(*one) for one in drain.held.items()],
                 "slots_used": drain.slots_used,
                 "slots_total": drain.slots_total,
             }
@@ -132,7 +136,7 @@ class Reader:
                 f"this program reads version {VERSION}"
             )
         try:
-            time = _number(record.get("time", 0))
+            time = number(record.get("time", 0))
         except ValueError as error:
             raise RecordingError(f"{self._path}, line 1: {error}") from error
         return Header(
@@ -186,48 +190,27 @@ class Reader:
         self.close()
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"a number was expected, not {value!r}")
-    return float(value)
-
-
-def _count(value: Any, at_most: int = 1 << 64) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < at_most:
-        raise ValueError(f"a whole number of 0 or more was expected, not {value!r}")
-    return value
-
-
-def _cgroup(hierarchy: Any, number: Any) -> CgroupKey:
-    if hierarchy == -1:
-        return CgroupKey(-1, _count(number))
-    return CgroupKey(_count(hierarchy), _count(number))
-
-
 def _drain(record: dict[str, Any]) -> Drain:
-    increments = []
-    for hierarchy, cgroup, capability, verdict, namespace, check_class, count in record[
-        "increments"
-    ]:
-        key = CheckKey(
-            _cgroup(hierarchy, cgroup),
-            _count(capability, 128),
-            Verdict(verdict),
-            UserNamespace(namespace),
-            CheckClass(check_class),
-        )
-        increments.append((key, _count(count)))
-    events = []
-    for change, hierarchy, cgroup, path in record["cgroups"]:
+    increments = [(check_key(row[:-1]), count(row[-1])) for row in record["increments"]]
+    cgroup_events = []
+    for change, hierarchy, its_id, path in record["cgroups"]:
         if not isinstance(path, str):
             raise ValueError(f"a path was expected, not {path!r}")
-        events.append(CgroupEvent(CgroupChange(change), _cgroup(hierarchy, cgroup), path))
+        cgroup_events.append(CgroupEvent(CgroupChange(change), cgroup(hierarchy, its_id), path))
     return Drain(
-        time=_number(record["time"]),
+        time=number(record["time"]),
         increments=increments,
-        cgroup_events=events,
-        cgroup_events_lost=_count(record.get("cgroup_events_lost", 0)),
-        missed={str(k): _count(v) for k, v in dict(record.get("missed", {})).items()},
-        slots_used=_count(record.get("slots_used", 0)),
-        slots_total=_count(record.get("slots_total", 0)),
+        cgroup_events=cgroup_events,
+        cgroup_events_lost=count(record.get("cgroup_events_lost", 0)),
+        missed=_counts(record.get("missed", {})),
+        events=[event_from_json(event) for event in record.get("events", ())],
+        events_lost=_counts(record.get("events_lost", {})),
+        entered=dict(granted_from_json(one) for one in record.get("entered", ())),
+        held=dict(granted_from_json(one) for one in record.get("held", ())),
+        slots_used=count(record.get("slots_used", 0)),
+        slots_total=count(record.get("slots_total", 0)),
     )
+
+
+def _counts(record: Any) -> dict[str, int]:
+    return {str(name): count(value) for name, value in dict(record).items()}

@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cap_exporter.model import CgroupEvent, CgroupKey, CheckKey, Drain, SourceError, SourceInfo
+from cap_exporter.granted import merge
+from cap_exporter.model import (
+    CgroupEvent,
+    CgroupKey,
+    CheckKey,
+    Drain,
+    Event,
+    Granted,
+    SourceError,
+    SourceInfo,
+)
 from cap_exporter.sources.recording import Reader, RecordingError
 
 
@@ -16,7 +26,8 @@ class ReplaySource:
     """The Source that reads a file written by `record`.
 
     ``paced``: at the speed of the recording; else all at the first drain.
-    A drain is stamped with the time of the replay: for the reader of metrics it happens now.
+    A drain is stamped with the time of the replay: for the reader of metrics it happens now. An
+    event keeps the time when its check was made.
     """
 
     event_fd: int | None = None
@@ -53,14 +64,20 @@ class ReplaySource:
     def drain(self) -> Drain:
         played = self._monotonic() - self._began
         increments: list[tuple[CheckKey, int]] = []
-        events: list[CgroupEvent] = []
+        cgroup_events: list[CgroupEvent] = []
+        events: list[Event] = []
+        entered: dict[CgroupKey, Granted] = {}
+        held: dict[CgroupKey, Granted] = {}
         lost = 0
         while self._next is not None:
             if self._paced and self._next.time - self._origin > played:
                 break
             self._last = self._next
             increments += self._next.increments
-            events += self._next.cgroup_events
+            cgroup_events += self._next.cgroup_events
+            events += self._next.events
+            merge(entered, self._next.entered)
+            held.update(self._next.held)
             lost += self._next.cgroup_events_lost
             try:
                 self._next = next(self._drains, None)
@@ -71,7 +88,10 @@ class ReplaySource:
             self._last,
             time=time.time(),
             increments=increments,
-            cgroup_events=events,
+            cgroup_events=cgroup_events,
+            events=events,
+            entered=entered,
+            held=held,
             cgroup_events_lost=lost,
         )
 
