@@ -78,9 +78,10 @@ build-packages:
 run-packages:
 	@tools/system-packages.sh tools/packages/run.txt
 
-test-packages:
+test-packages: | $(BIN)/python
 	@tools/system-packages.sh tools/packages/test.txt
 	@tools/unpack-prometheus.sh .tools
+	@$(BIN)/python tools/unpack-helm.py .tools
 
 # A PYTHON that was asked for is not silently another one.
 WHICH := import sys; print(sys.base_prefix, *sys.version_info[:3])
