@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import resources
 from typing import Any
 
 import click
@@ -47,6 +48,7 @@ from cap_exporter.outputs.event_record import line_of, record_of
     default="compact",
     help="A line for a person, or a JSON object a line.",
 )
+@click.option("--schema", is_flag=True, help="Print the JSON schema of an event, and end.")
 @option("--recent/--no-recent", default=False, help="Start with the events the exporter has kept.")
 @option("--namespace", "-n", multiple=True, help="Only this namespace (glob; may be repeated).")
 @option("--pod", multiple=True, help="Only this pod (glob).")
@@ -62,12 +64,17 @@ def command(
     duration: float | None,
     url: str,
     output: str,
+    schema: bool,
     recent: bool,
     log_level: str,
     **values: Any,
 ) -> None:
     """Print checks as they are made, one per kind and minute: who asked for what, and the
     kernel's answer. With --verdict allowed and --for, give --event-verdicts all too."""
+    if schema:
+        file = resources.files("cap_exporter").joinpath("schemas", "event.schema.json")
+        click.echo(file.read_text(), nl=False)
+        return
     set_up_logging("warning" if log_level == "info" else log_level)
     wanted = {
         name: values.pop(name) for name in ("namespace", "pod", "container", "workload", "process")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An event as JSON and as a line for a person: what `events` prints and /api/v1/events sends.
 
-docs/events.md describes each field; event.schema.json beside this file is the schema.
+docs/events.md describes each field; schemas/event.schema.json is the schema.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def record_of(
     for name in ("container_id", "pod_uid", "image", "workload_kind", "workload", "runtime"):
         if value := getattr(identity, name):
             record[name] = label_value(value)
+    if identity.pod_labels:
+        record["pod_labels"] = {label_value(k): label_value(v) for k, v in identity.pod_labels}
     if node:
         record["node"] = label_value(node)
     if event.insetid is not None:

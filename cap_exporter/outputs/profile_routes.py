@@ -63,7 +63,7 @@ def profile_routes(profiles: Callable[[], Mapping[str, Any]]) -> list[Route]:
     ]
 
 
-SCHEMAS = ("profile", "advice")
+SCHEMAS = ("profile", "advice", "event")
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 import ctypes
 import json
 import threading
+from dataclasses import replace
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +17,15 @@ from cap_exporter.event_hub import BEHIND, KEPT, MAX_READERS, EventHub, TooManyR
 from cap_exporter.event_names import EventNames
 from cap_exporter.model import CgroupKey, Event, Identity
 from cap_exporter.outputs.event_record import line_of, names, record_of
+from cap_exporter.outputs.profile_routes import load_schema
 from cap_exporter.sources import layout
 from cap_exporter.sources.events import EventReader, EventSettings, path_of
 from cap_exporter.sources.kallsyms import Functions
 from cap_exporter.syscalls import name_of
+from tests.otlp.events import XWING
+from tests.otlp.events import event as seed_event
 
+SCHEMA = load_schema("event")
 SIZE = ctypes.sizeof(layout.CheckEvent)
 BOOT, WALL = 1_000, 1_700_000_000_000_000_000
 
@@ -75,6 +81,20 @@ def test_any_record_of_the_right_size_is_read_and_can_be_printed(record: bytes) 
     made = record_of(event, Identity(container="\udcff\x1b[31m"), symbol=hex)
     json.loads(json.dumps(made))
     assert line_of(made).isprintable()
+
+
+def test_the_schema_knows_every_field_and_no_other() -> None:
+    event = seed_event(auid=1000, insetid=False, audit=True, stack=(1, 2))
+    who = replace(XWING, workload_kind="Deployment", workload="xwing")
+    made = record_of(event, who, "node-1", symbol=hex)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(made, SCHEMA)
+    assert made.keys() == SCHEMA["properties"].keys()
+    assert made["process"].keys() == SCHEMA["properties"]["process"]["properties"].keys()
+    assert made["pod_labels"] == {"class": "xwing", "org": "alliance"}
+    for wrong in ({"more": 1}, {"verdict": "perhaps"}, {"suppressed": -1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(made | wrong, SCHEMA)
 
 
 def test_a_short_record_is_an_error() -> None:
