@@ -84,7 +84,7 @@ def _reasons(advice: Advice) -> list[str]:
     for denied in advice["denied"]:
         lines.append(
             f"decide: {denied['capability']} was denied {denied['checks']} times"
-            + (f"; {denied['usually']} do that" if denied["usually"] else "")
+            + (f"; usually asked for by {denied['usually']}" if denied["usually"] else "")
         )
     return lines
 
