@@ -8,9 +8,12 @@ listens instead of measuring. gRPC and HTTP libraries are imported when they are
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +203,22 @@ def _pem(path: Path | None) -> bytes | None:
         raise OtlpConfigError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _import_requests() -> None:
+    """Without its means to guess an answer's character set, 2 MB that nobody needs here. requests
+    does without them (requests/__init__.py, check_compatibility), with a warning."""
+    if "requests" in sys.modules or "charset_normalizer" in sys.modules:
+        return
+    sys.modules["charset_normalizer"] = None  # type: ignore[assignment]  # "can't be imported"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("requests")
+    finally:
+        del sys.modules["charset_normalizer"]
+
+
 def _http(settings: SignalSettings) -> dict[str, Any]:
+    _import_requests()
     from opentelemetry.exporter.otlp.proto.http import Compression
 
     for path in (settings.certificate, settings.client_certificate, settings.client_key):
