@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DONE := $(VENV)/done
 OBJECT := cap_exporter/_bpf/cap_checks.bpf.o
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h) $(shell find bpf/bcc-headers -name "*.h")
-CHECKED := $(wildcard cap_exporter tests benchmarks tools hatch_build.py)
+CHECKED := $(wildcard cap_exporter tests benchmarks dashboards tools hatch_build.py)
 
 .PHONY: help build run test check bench lock format clean build-packages run-packages test-packages \
 	python-choice
@@ -117,3 +117,4 @@ $(OBJECT): $(BPF_SOURCES) tools/compile_bpf.py | $(BIN)/python
 	@$(BIN)/python tools/compile_bpf.py
 
 include tests/vm/vm.mk
+include tests/otel/otel.mk
