@@ -41,6 +41,7 @@ from cap_exporter.outputs.otlp_transport import (
     Listener,
     is_away,
     is_retryable,
+    is_throttled,
     make_log_exporter,
 )
 
@@ -58,7 +59,9 @@ class PatientExporter(LogRecordExporter):
     """Tries a batch again until the receiver takes it, refuses it, or shutdown() is called.
 
     A receiver that is there and doesn't take a batch (it is slow, or throttles) may never do so:
-    after ``patience`` seconds the batch is dropped, so that others get their turn.
+    after ``patience`` seconds the batch is dropped, so that others get their turn. Where it asked
+    to be left alone for longer than the exporter's time limit, it is so for that time at least
+    (``throttled_delay``; the exporter keeps to itself what was asked).
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class PatientExporter(LogRecordExporter):
         patience: float = 300.0,
         first_delay: float = 1.0,
         longest_delay: float = 30.0,
+        throttled_delay: float = 10.0,
     ) -> None:
         self._exporter = exporter
         self._reason = reason
@@ -77,6 +81,7 @@ class PatientExporter(LogRecordExporter):
         self._patience = patience
         self._first_delay = first_delay
         self._longest_delay = longest_delay
+        self._throttled_delay = throttled_delay
         self._stop = threading.Event()
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
@@ -100,7 +105,7 @@ class PatientExporter(LogRecordExporter):
             if not failed:
                 log.warning("OTLP: log records can't be sent (%s); they wait", reason)
             failed = reason
-            self._stop.wait(delay)
+            self._stop.wait(max(delay, self._throttled_delay) if is_throttled(reason) else delay)
             delay = min(delay * 2, self._longest_delay)
         self._stats.dropped(Signal.LOGS, "shutdown", len(batch))
         return LogRecordExportResult.FAILURE
@@ -150,6 +155,7 @@ class OtlpLogs:
             stats,
             patience=patience,
             first_delay=first_delay,
+            throttled_delay=settings.timeout,
         )
         try:
             self._limits = LogRecordLimits()

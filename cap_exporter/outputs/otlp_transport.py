@@ -73,6 +73,11 @@ def is_retryable(reason: str) -> bool:
     return reason in _RETRYABLE
 
 
+def is_throttled(reason: str) -> bool:
+    """Whether the receiver asked for fewer requests."""
+    return reason in ("429", "RESOURCE_EXHAUSTED")
+
+
 def is_away(reason: str) -> bool:
     """Whether the receiver was not there to judge the records."""
     return reason in _AWAY

@@ -194,6 +194,20 @@ def test_what_may_be_taken_later_is_sent_again_after_the_time_asked_for(
     assert sending.dropped == {}
 
 
+@BOTH
+def test_a_receiver_that_wants_more_rest_than_the_time_limit_gets_that_much(
+    receiver: AnyReceiver, send: Callable[..., Sending]
+) -> None:
+    busy = 429 if isinstance(receiver, HttpReceiver) else grpc.StatusCode.RESOURCE_EXHAUSTED
+    receiver.received.faults.append(Fault(busy, retry_after=60))
+    sending = send(receiver, OTEL_EXPORTER_OTLP_TIMEOUT="0.4")
+    sending.publish(3)
+    receiver.received.wait_for_logs(3)
+    first, second = receiver.received.attempts
+    assert 0.39 < second - first < 2
+    assert sending.dropped == {}
+
+
 @pytest.mark.parametrize(
     ("kind", "fault", "reason"),
     [
