@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from cap_exporter.event_names import EventNames
@@ -133,7 +134,7 @@ class Exporter:
                 self.step()
                 self._wait()
             self.step()
-            self._count(list(self._identities.flush()), time.time())
+            self._flush()
         finally:
             self._source.close()
 
@@ -141,9 +142,14 @@ class Exporter:
         """Drain once, take what waits, close: for a recording that is to be read as a whole."""
         try:
             self.step()
-            self._count(list(self._identities.flush()), time.time())
+            self._flush()
         finally:
             self._source.close()
+
+    def _flush(self) -> None:
+        """Checks and events that wait for a name, under what is known: at the end."""
+        self._count(list(self._identities.flush()), time.time())
+        self._tell((), math.inf)
 
     def step(self) -> Drain:
         """One drain, all the way into the ledger. Returns what the source gave."""
@@ -158,10 +164,7 @@ class Exporter:
             removed += self._tree.rescan()
         self._count(list(self._identities.rows(drain.increments, began)), drain.time)
         self._observe(drain)
-        if self._on_event:
-            for event, identity in self._event_names.name(drain.events, began):
-                if self.scope.includes(identity):
-                    self._on_event(event, identity)
+        self._tell(drain.events, began)
         # A dying process may be counted after its cgroup was removed: its slots go now.
         removed += {
             key.cgroup for key, _ in drain.increments if self._tree.is_removed(key.cgroup)
@@ -200,6 +203,12 @@ class Exporter:
         if identity.container != HOST and not identity.helper and self.scope.includes(identity):
             self._ledger.observe(cgroup, identity, at, granted, began=began)
         return True
+
+    def _tell(self, events: Iterable[Event], now: float) -> None:
+        if self._on_event:
+            for event, identity in self._event_names.name(events, now):
+                if self.scope.includes(identity):
+                    self._on_event(event, identity)
 
     def _count(self, rows: Sequence[Row], at: float) -> None:
         wanted = rows

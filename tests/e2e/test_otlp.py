@@ -265,6 +265,30 @@ def login_uid() -> int | None:
     return None if uid == (1 << 32) - 1 else uid
 
 
+def test_an_event_that_waits_for_its_pod_goes_out_at_the_end(
+    tmp_path: Path,
+    kube: KubeServer,
+    http_receiver: HttpReceiver,
+    container: Callable[..., Container],
+) -> None:
+    one = container()
+    arguments = [
+        f"--kubeconfig={kube.kubeconfig()}",
+        f"--node-name={NODE}",
+        f"--otlp-endpoint={http_receiver.endpoint}",
+    ]
+    with RunningExporter(tmp_path, *arguments) as exporter:
+        exporter.eventually("cap_exporter_pod_watch_synced", 1)
+        one.run("dmesg")
+        assert exporter.stop() < 3
+    (log,) = (
+        log
+        for log in of_dmesg(http_receiver)
+        if log.resource.get("container.id") == one.container_id
+    )
+    assert log.resource["k8s.pod.uid"] == one.pod_uid
+
+
 def test_pushed_metrics_are_those_of_the_page(
     tmp_path: Path, http_receiver: HttpReceiver, container: Callable[..., Container]
 ) -> None:
