@@ -169,6 +169,11 @@ class OtlpLogs:
 
         self._resource = resource
 
+    @property
+    def resources_kept(self) -> int:
+        """Containers whose resource is kept ready."""
+        return self._resource.cache_info().currsize
+
     def publish(self, event: Event, identity: Identity) -> None:
         """Never waits."""
         denied = event.check.verdict is Verdict.DENIED

@@ -276,6 +276,16 @@ def test_memory_stays_bounded_while_nobody_listens_and_the_rest_is_counted(
     assert sending.stats.total_sent(Signal.LOGS) + sending.dropped["queue_full"] >= 1000
 
 
+@pytest.mark.parametrize("kind", [HttpReceiver])
+def test_pods_that_come_and_go_leave_a_bounded_number_of_resources(
+    receiver: AnyReceiver, send: Callable[..., Sending]
+) -> None:
+    sending = send(receiver)
+    for number in range(2000):
+        sending.publish(who=replace(XWING, pod=f"pod-{number}"))
+    assert sending.logs.resources_kept <= 1024
+
+
 def _black_hole(receiver: AnyReceiver) -> None:
     receiver.start()
     receiver.received.always = Fault(silent=True)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import string
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,22 @@ def test_headers_are_percent_decoded_and_their_values_are_never_shown() -> None:
         with pytest.raises(OtlpConfigError, match=r"^H: ") as caught:
             parse_headers("H", wrong)
         assert "s3cret" not in str(caught.value)
+
+
+def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
+    program = """
+import sys
+from cap_exporter.cli import run
+from cap_exporter.cli.otlp_options import Otlp
+from cap_exporter.outputs.otlp_settings import OtlpSettings
+Otlp(OtlpSettings(), "node", kubernetes=False, symbol=lambda _: None).stop()
+heavy = {"opentelemetry", "google", "grpc", "requests"} & {m.split(".")[0] for m in sys.modules}
+sys.exit(", ".join(heavy) or 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 names = st.sampled_from(
