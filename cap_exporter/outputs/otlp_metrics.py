@@ -288,7 +288,9 @@ class OtlpMetrics:
         self._listener = Listener()
         self._exporter = make_metric_exporter(settings, self._listener)
         self._stop = threading.Event()
+        self._ended = threading.Event()
         self._failing = False
+        self._complete = False
         self._thread = threading.Thread(target=self._run, name="otlp-metrics", daemon=True)
 
     def start(self) -> None:
@@ -298,15 +300,17 @@ class OtlpMetrics:
         """Push once more, for ``timeout`` seconds; then end what is under way, for ``grace``."""
         self._stop.set()
         self._thread.join(timeout)
+        self._ended.set()
         self._exporter.shutdown()  # ends the exporter's wait for another try
         self._thread.join(grace)
-        if self._thread.is_alive():
+        if not self._complete:
             log.warning("OTLP: the last metrics were not sent before the end")
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             self.push()
-        self.push()
+        if not self._ended.is_set():
+            self._complete = self.push()
 
     def push(self) -> bool:
         """Everything once. False: the receiver did not take it all."""
@@ -318,6 +322,8 @@ class OtlpMetrics:
                     self.stats.sent(Signal.METRICS, points_in(data))
                     continue
                 reason = self._listener.take_reason()
+                if self._ended.is_set():
+                    return False
                 self.stats.failed(Signal.METRICS, reason)
                 if not self._failing:
                     log.warning(
