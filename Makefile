@@ -116,5 +116,6 @@ $(OBJECT): $(BPF_SOURCES) tools/compile_bpf.py | $(BIN)/python
 	@echo 'Compiling the BPF program'
 	@$(BIN)/python tools/compile_bpf.py
 
+include tests/k8s/k8s.mk
 include tests/vm/vm.mk
 include tests/otel/otel.mk
