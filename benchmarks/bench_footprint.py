@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.results import report
 from cap_exporter.cgroups.hierarchies import UNIFIED, discover
 from tests.e2e.exporter import RunningExporter
+from tests.kube.objects import NODE, pod
+from tests.kube.server import KubeServer
 
 HERE = Path(__file__).parent
 RATE = 100_000
@@ -30,6 +33,8 @@ RATE = 100_000
 def main() -> None:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     for containers, memory in ((100, 60), (1000, 80)):
+        with _pods_watched() as environ, _memory_of_pods(containers, environ, memory):
+            pass
         with _exporter() as exporter, _containers(containers) as folders:
             _checks_in_each(folders)
             time.sleep(6)
@@ -45,11 +50,62 @@ def main() -> None:
     report("start", "to the first exact count", _start(), "s", 1)
 
 
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
 @contextmanager
-def _exporter(*arguments: str) -> Iterator[RunningExporter]:
+def _pods_watched() -> Iterator[tuple[KubeServer, dict[str, str]]]:
+    """An API server with pods of two containers each, and what makes the exporter believe that it
+    is in a pod: a kubeconfig would bring in all of the kubernetes package."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = KubeServer(Path(folder))
+        SERVICE_ACCOUNT.mkdir(parents=True)
+        try:
+            (SERVICE_ACCOUNT / "token").write_text(server.token)
+            shutil.copy(Path(folder) / "ca.pem", SERVICE_ACCOUNT / "ca.crt")
+            yield (
+                server,
+                {
+                    "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+                    "KUBERNETES_SERVICE_PORT": str(server.port),
+                    "NODE_NAME": NODE,
+                },
+            )
+        finally:
+            shutil.rmtree(SERVICE_ACCOUNT.parent)
+            server.close()
+
+
+@contextmanager
+def _memory_of_pods(
+    containers: int, watched: tuple[KubeServer, dict[str, str]], at_most: float
+) -> Iterator[None]:
+    server, environ = watched
+    pods = []
+    for _ in range(containers // 2):
+        ids = {name: secrets.token_hex(32) for name in ("app", "sidecar")}
+        one = pod(containers=ids, padding=6500)
+        server.apply(one)
+        pods += [f"kubepods/pod{one['metadata']['uid']}/{each}" for each in ids.values()]
+    with _exporter(environ=environ) as exporter, _cgroups(pods) as folders:
+        exporter.eventually("cap_exporter_pod_watch_synced", 1)
+        _checks_in_each(folders)
+        time.sleep(6)
+        exporter.get("/metrics")
+        named = len(exporter.samples("capability_container_info", namespace="default"))
+        assert named == containers, named
+        resident = _status(exporter.process.pid, "VmRSS") / 1024
+        report("memory", f"resident, {containers} containers of pods", resident, "MB", at_most)
+        yield
+
+
+@contextmanager
+def _exporter(*arguments: str, environ: dict[str, str] | None = None) -> Iterator[RunningExporter]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        RunningExporter(Path(folder), "--drain-interval=5s", *arguments) as exporter,
+        RunningExporter(
+            Path(folder), "--drain-interval=5s", *arguments, environ=environ
+        ) as exporter,
     ):
         yield exporter
 
@@ -57,17 +113,24 @@ def _exporter(*arguments: str) -> Iterator[RunningExporter]:
 @contextmanager
 def _containers(count: int) -> Iterator[list[Path]]:
     """Cgroups such as Docker makes."""
+    with _cgroups([f"docker/{secrets.token_hex(32)}" for _ in range(count)]) as folders:
+        yield folders
+
+
+@contextmanager
+def _cgroups(paths: list[str]) -> Iterator[list[Path]]:
     mounts = [h.mount for h in discover().counted if h.id == UNIFIED and h.mount]
-    base = mounts[0] / "docker"
-    folders = [base / secrets.token_hex(32) for _ in range(count)]
+    folders = [mounts[0] / path for path in paths]
     for folder in folders:
         folder.mkdir(parents=True)
     try:
         yield folders
     finally:
         time.sleep(0.2)
-        for folder in (*folders, base):
-            folder.rmdir()
+        above = {parent for folder in folders for parent in folder.parents if parent > mounts[0]}
+        for folder in (*folders, *sorted(above, reverse=True)):
+            with suppress(OSError):  # others may have cgroups there too
+                folder.rmdir()
 
 
 _WALK = """
@@ -89,7 +152,8 @@ open(home + "/cgroup.procs", "w").write("0")
 
 def _checks_in_each(folders: list[Path]) -> None:
     """A few different checks in each of the cgroups."""
-    home = folders[0].parent.parent
+    mounts = [h.mount for h in discover().counted if h.id == UNIFIED and h.mount]
+    home = mounts[0]
     subprocess.run(
         [sys.executable, "-c", _WALK, home],
         input="\n".join(map(str, folders)),
