@@ -38,10 +38,12 @@ struct check {
  * The current task as the pointer that bpf_task_pt_regs() wants (5.15), or NULL. Kernels for
  * which the counters are by key may be older than asking for it.
  */
-static __always_inline struct task_struct *task_with_registers(bool direct, bool table)
+static __always_inline struct task_struct *task_with_registers(bool direct, bool table,
+							       struct task_struct *task)
 {
-	if (direct || (table && bpf_core_enum_value_exists(enum bpf_func_id,
-							   BPF_FUNC_task_pt_regs)))
+	if (direct)
+		return task;
+	if (table && bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
 		return bpf_get_current_task_btf();
 	return 0;
 }
@@ -72,7 +74,7 @@ static __always_inline enum check_class classify(bool direct, bool table, struct
 		if (second >= 0 &&
 		    holds(address_of(check->cred), address_of(check->target), second))
 			return CLASS_ALTERNATIVE;
-		typed = task_with_registers(direct, table);
+		typed = task_with_registers(direct, table, task);
 		if (typed && sets_own_id(typed, check->cred, check->cap) &&
 		    !FIELD(direct, check->target, level))
 			return CLASS_ALTERNATIVE;
@@ -80,9 +82,9 @@ static __always_inline enum check_class classify(bool direct, bool table, struct
 	return audit == AUDIT_UNKNOWN ? CLASS_UNCLASSIFIED : CLASS_MEANINGFUL;
 }
 
-static __always_inline int syscall_of(bool direct, bool table)
+static __always_inline int syscall_of(bool direct, bool table, struct task_struct *current_task)
 {
-	struct task_struct *task = task_with_registers(direct, table);
+	struct task_struct *task = task_with_registers(direct, table, current_task);
 #if defined(__TARGET_ARCH_arm64)
 	struct pt_regs___syscall *regs;
 #else
@@ -197,7 +199,7 @@ static __always_inline void maybe_tell(bool direct, bool table, struct task_stru
 
 	if (table && config.event_ticks && was_told(&kind, &pending))
 		return;
-	check->syscall = syscall_of(direct, table);
+	check->syscall = syscall_of(direct, table, task);
 	tell(check->ctx, task, check, &kind, pending);
 }
 
