@@ -78,9 +78,9 @@ class RunningExporter:
         return sum(self.samples(name, **labels).values())
 
     def eventually(self, name: str, value: float, **labels: str) -> None:
-        """The sum of these samples becomes this value, and is not more."""
+        """The sum of these samples becomes this value."""
         deadline = time.monotonic() + 10
-        while (total := self.total(name, **labels)) < value and time.monotonic() < deadline:
+        while (total := self.total(name, **labels)) != value and time.monotonic() < deadline:
             time.sleep(0.05)
         assert total == value, self.get("/metrics")
 
