@@ -40,8 +40,11 @@ RELOADABLE = frozenset(
 )
 
 
-def reload_on_change(ctx: click.Context, exporter: Exporter, ledger: Ledger) -> None:
-    """Read the configuration file again on SIGHUP and when it changes. No count is touched."""
+def reload_on_change(
+    ctx: click.Context, exporter: Exporter, ledger: Ledger, watched_labels: frozenset[str]
+) -> None:
+    """Read the configuration file again on SIGHUP and when it changes. No count is touched.
+    watched_labels: labels of pods that are known; a selector can't ask for others."""
     path: Path | None = ctx.find_root().params.get("config_file")
     now: dict[str, Any] = dict(ctx.params)
 
@@ -52,7 +55,7 @@ def reload_on_change(ctx: click.Context, exporter: Exporter, ledger: Ledger) -> 
         from cap_exporter.cli import known_options  # it imports the commands
 
         wanted = reread(ctx, path, known_options(ctx.find_root()))
-        _take(exporter, ledger, wanted, path)
+        _take(exporter, ledger, wanted, path, watched_labels)
         for name, value in wanted.items():
             if value != now.get(name) and name not in RELOADABLE:
                 log.warning("%s: %s needs a restart", path, name.replace("_", "-"))
@@ -73,7 +76,13 @@ def reload_on_change(ctx: click.Context, exporter: Exporter, ledger: Ledger) -> 
     signal.signal(signal.SIGHUP, on_signal)
 
 
-def _take(exporter: Exporter, ledger: Ledger, wanted: dict[str, Any], path: Path) -> None:
+def _take(
+    exporter: Exporter,
+    ledger: Ledger,
+    wanted: dict[str, Any],
+    path: Path,
+    watched_labels: frozenset[str],
+) -> None:
     try:
         scope = make_scope(
             wanted["scope"],
@@ -83,6 +92,11 @@ def _take(exporter: Exporter, ledger: Ledger, wanted: dict[str, Any], path: Path
         )
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+    if scope.selector and (unknown := set(scope.selector.keys) - watched_labels):
+        raise ConfigError(
+            f"{path}: pod-selector: nothing is known of the pods' label {sorted(unknown)[0]!r}; "
+            "to ask for another label than at the start takes a restart"
+        )
     exporter.scope = scope
     exporter.interval = wanted["drain_interval"]
     exporter.patience = wanted["pod_patience"]

@@ -18,6 +18,7 @@ from cap_exporter.cli.client import DEFAULT_URL, NoAnswer, ask_exporter
 from cap_exporter.cli.options import option
 from cap_exporter.labels import label_value
 from cap_exporter.model import CgroupKey, ReferenceKind, Role
+from cap_exporter.terminal import printable
 
 _FIELDS = ("kind", "pod_uid", "container_id", "runtime", "qos", "role", "unit")
 
@@ -55,7 +56,7 @@ def command(
         click.echo(json.dumps(answers, indent=2))
     else:
         for answer in answers:
-            click.echo(_text(answer))
+            click.echo("\n".join(map(printable, _text(answer).split("\n"))))
     sys.exit(0 if all(answer["path"] is not None for answer in answers) else 1)
 
 

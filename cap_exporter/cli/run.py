@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
     "--retention",
     type=Duration(),
     default="10m",
-    help="How long a container's series stay after it is gone.",
+    help="How long a container's series stay after it is gone; a minute at least.",
 )
 @option(
     "--max-series",
@@ -174,7 +174,7 @@ def command(
             HttpServer(
                 listen,
                 metrics_routes(
-                    metrics, exporter.seconds_since_drain, chosen.drain_interval, readiness
+                    metrics, exporter.seconds_since_drain, lambda: exporter.interval, readiness
                 ),
             ),
             HttpServer(
@@ -185,7 +185,7 @@ def command(
     except ListenError as error:
         raise click.UsageError(str(error)) from error
     stop_on_signals(exporter.stop)
-    reload_on_change(click.get_current_context(), exporter, ledger)
+    reload_on_change(click.get_current_context(), exporter, ledger, frozenset(kept))
     info = exporter.open()
     for server in servers:
         server.start()

@@ -42,13 +42,12 @@ class Readiness:
 def metrics_routes(
     metrics: Metrics,
     seconds_since_drain: Callable[[], float],
-    interval: float,
+    interval: Callable[[], float],
     readiness: Readiness,
 ) -> list[Route]:
-    """/metrics, /healthz, /readyz"""
+    """/metrics, /healthz, /readyz. interval: seconds between two drains, as it is now."""
     # Made on first use: the event loop is that of the server's thread.
     turn: list[asyncio.Semaphore] = []
-    limit = max(30.0, _STUCK_INTERVALS * interval)
 
     async def scrape(request: Request) -> Response:
         if not turn:
@@ -70,7 +69,7 @@ def metrics_routes(
 
     async def healthz(_request: Request) -> Response:
         since = seconds_since_drain()
-        if since > limit:
+        if since > max(30.0, _STUCK_INTERVALS * interval()):
             return PlainTextResponse(f"no drain for {since:.0f} s\n", 503)
         return PlainTextResponse("ok\n")
 
