@@ -51,10 +51,9 @@ static __always_inline struct task_struct *task_with_registers(bool direct, bool
 static __always_inline enum check_class classify(bool direct, bool table, struct task_struct *task,
 						 const struct check *check)
 {
-	struct task_struct *typed;
-
 	const struct cred *subjective = FIELD(direct, task, cred);
 	enum audit audit = AUDIT_YES;
+	struct task_struct *typed;
 	int second;
 
 	if (in_setup(task, FIELD(direct, task, tgid)))

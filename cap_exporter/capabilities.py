@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 #: Names in the order of their numbers, without the ``CAP_`` prefix.
 _NAMES: tuple[str, ...] = (
     "CHOWN",
@@ -84,9 +82,14 @@ def number_of(name: str) -> int:
     raise ValueError(f"unknown capability {name!r}{hint}")
 
 
-def mask_of(names: Iterable[str]) -> int:
-    """A mask of these capabilities. Raises ValueError as number_of()."""
-    return sum(1 << number for number in {number_of(name) for name in names})
+def numbers_of(mask: int) -> list[int]:
+    """Numbers of a mask's bits, ascending."""
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]
+
+
+def names_of(mask: int) -> list[str]:
+    """``CAP_…`` of each of a mask's bits, by number."""
+    return [name_of(number) for number in numbers_of(mask)]
 
 
 #: What a container gets whose manifest says nothing: Docker (moby oci/caps/defaults.go) and

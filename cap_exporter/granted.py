@@ -44,8 +44,3 @@ def merge(into: dict[CgroupKey, Granted], more: Mapping[CgroupKey, Granted]) -> 
     for cgroup, granted in more.items():
         known = into.get(cgroup)
         into[cgroup] = granted if known is None else united((known, granted))
-
-
-def numbers(mask: int) -> frozenset[int]:
-    """Capability numbers of a mask."""
-    return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1)

@@ -23,7 +23,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from cap_exporter.granted import merge, numbers, united
+from cap_exporter.capabilities import numbers_of
+from cap_exporter.granted import merge, united
 from cap_exporter.labels import OVERFLOW, Labels, LabelScheme
 from cap_exporter.model import (
     CgroupKey,
@@ -278,7 +279,7 @@ class Ledger:
             if held == account.held:
                 return True
             if identity.container_id:
-                wanted = numbers(united(held.values()).bounding)
+                wanted = frozenset(numbers_of(united(held.values()).bounding))
                 more = len(wanted) - len(account.granted or ())
                 if more > 0 and self._room + more > self._max_room:
                     return False

@@ -228,6 +228,36 @@ INSTANCE = variable(
 
 Row = tuple[str, list[tuple[Json, int, int]]]
 
+_LABELS = {
+    "namespace": "Namespace",
+    "workload_kind": "Kind",
+    "workload": "Workload",
+    "container": "Container",
+    "capability": "Capability",
+    "pod": "Pod",
+    "image": "Image",
+    "runtime": "Runtime",
+}
+
+
+def headed(*labels: str) -> dict[str, str]:
+    """Labels with their headings, for table()."""
+    return {label: _LABELS[label] for label in labels}
+
+
+def last_hour(title: str, description: str, selector: str) -> Json:
+    """Checks of the last hour by workload and capability; the workload leads to its dashboard."""
+    by = ("namespace", "workload_kind", "workload", "container", "capability")
+    return table(
+        title,
+        f"{description} The workload's name leads to its dashboard.",
+        f"sum by ({', '.join(by)}) (sum_over_time({CHECKS}{{{selector}}}[1h:5m])) > 0",
+        headed(*by),
+        "Checks",
+        decimals=0,
+        overrides=[link("Workload", "Open the workload", WORKLOAD_URL)],
+    )
+
 
 def dashboard(
     uid: str, title: str, description: str, variables: list[Json], rows: list[Row]
@@ -280,13 +310,10 @@ def dashboard(
 def overview() -> Json:
     where = 'cluster=~"$cluster", namespace=~"$namespace", capability=~"$capability"'
     by = "namespace, workload_kind, workload, container"
-    names = {
-        "namespace": "Namespace",
-        "workload_kind": "Kind",
-        "workload": "Workload",
-        "container": "Container",
-        "capability": "Capability",
-    }
+    risky = (
+        'cluster=~"$cluster", namespace=~"$namespace", verdict="allowed", workload!="", '
+        f'capability=~"{HIGH_RISK}"'
+    )
     return dashboard(
         "cap-exporter-overview",
         "cap-exporter / Overview",
@@ -325,9 +352,7 @@ def overview() -> Json:
                             "Workloads that use high-risk capabilities",
                             "In the last 5 minutes: SYS_ADMIN, SYS_MODULE, SYS_PTRACE, SYS_RAWIO, "
                             "SYS_BOOT, DAC_READ_SEARCH, BPF, PERFMON, MAC_ADMIN, MAC_OVERRIDE.",
-                            f"count(count by ({by}) ({CHECKS}{{"
-                            'cluster=~"$cluster", namespace=~"$namespace", verdict="allowed", '
-                            f'workload!="", capability=~"{HIGH_RISK}"}} > 0))',
+                            f"count(count by ({by}) ({CHECKS}{{{risky}}} > 0))",
                             empty="0",
                             thresholds=thresholds((None, "text"), (1, DENIED_COLOR)),
                         ),
@@ -369,16 +394,10 @@ def overview() -> Json:
                 "Denied",
                 [
                     (
-                        table(
+                        last_hour(
                             "Denied, last hour",
-                            "Every workload and capability that was refused in the last hour. The "
-                            "workload's name leads to its dashboard.",
-                            f"sum by ({by}, capability) (sum_over_time({CHECKS}{{"
-                            f'{where}, verdict="denied"}}[1h:5m])) > 0',
-                            names,
-                            "Checks",
-                            decimals=0,
-                            overrides=[link("Workload", "Open the workload", WORKLOAD_URL)],
+                            "Every workload and capability that was refused in the last hour.",
+                            f'{where}, verdict="denied"',
                         ),
                         12,
                         9,
@@ -418,17 +437,11 @@ def overview() -> Json:
                         9,
                     ),
                     (
-                        table(
+                        last_hour(
                             "High-risk capabilities in use, last hour",
                             "Workloads that used one of the capabilities that reach beyond their "
-                            "container. The workload's name leads to its dashboard.",
-                            f"sum by ({by}, capability) (sum_over_time({CHECKS}{{"
-                            'cluster=~"$cluster", namespace=~"$namespace", verdict="allowed", '
-                            f'workload!="", capability=~"{HIGH_RISK}"}}[1h:5m])) > 0',
-                            names,
-                            "Checks",
-                            decimals=0,
-                            overrides=[link("Workload", "Open the workload", WORKLOAD_URL)],
+                            "container.",
+                            risky,
                         ),
                         12,
                         9,
@@ -465,12 +478,7 @@ def workload() -> Json:
     where = f'{of}, capability=~"$capability"'
     used = "namespace_workload_container_capability:capability_checks_allowed:used1d"
     on = "on (cluster, namespace, workload_kind, workload, container, capability)"
-    names = {
-        "namespace": "Namespace",
-        "workload": "Workload",
-        "container": "Container",
-        "capability": "Capability",
-    }
+    names = headed("namespace", "workload", "container", "capability")
     group = "namespace, workload, container, capability"
     return dashboard(
         "cap-exporter-workload",
@@ -599,15 +607,15 @@ def workload() -> Json:
                             "What the workload's containers are now.",
                             "max by (namespace, workload_kind, workload, pod, container, image, "
                             f"runtime) (capability_container_info{{{of}}})",
-                            {
-                                "namespace": "Namespace",
-                                "workload_kind": "Kind",
-                                "workload": "Workload",
-                                "pod": "Pod",
-                                "container": "Container",
-                                "image": "Image",
-                                "runtime": "Runtime",
-                            },
+                            headed(
+                                "namespace",
+                                "workload_kind",
+                                "workload",
+                                "pod",
+                                "container",
+                                "image",
+                                "runtime",
+                            ),
                             "Here",
                         ),
                         24,

@@ -11,19 +11,11 @@ from typing import Any
 import click
 
 from cap_exporter.cli import gather
-from cap_exporter.cli.client import DEFAULT_URL
-from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+from cap_exporter.cli.options import log_options, option, set_up_logging, source_options
 
 
 @click.command("advise")
-@option(
-    "--for",
-    "duration",
-    type=Duration(0.1),
-    envvar="CAP_EXPORTER_FOR",
-    help="Count by myself for this time (root) instead of asking a running exporter.",
-)
-@option("--url", default=DEFAULT_URL, help="A running exporter's page address.")
+@gather.gather_options
 @option(
     "--profile",
     "profiles",
@@ -38,18 +30,6 @@ from cap_exporter.cli.options import Duration, log_options, option, set_up_loggi
     default="table",
     help="kubernetes: what belongs into the manifest. patch: for kubectl patch --patch-file. "
     "docker, compose, systemd: for containers and units without Kubernetes.",
-)
-@option("--namespace", "-n", multiple=True, help="Only this namespace (may be repeated).")
-@option(
-    "--workload",
-    multiple=True,
-    help="Only this workload, e.g. deployment/api or shop/deployment/api.",
-)
-@option("--pod", multiple=True, help="Only this pod, by its name.")
-@option(
-    "--container",
-    multiple=True,
-    help="Only this container, by its name, the beginning of its id, or its unit.",
 )
 @option(
     "--check",

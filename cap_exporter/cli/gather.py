@@ -12,7 +12,40 @@ from typing import Any
 
 import click
 
-from cap_exporter.cli.client import NoAnswer, ask_exporter
+from cap_exporter.cli.client import DEFAULT_URL, NoAnswer, ask_exporter
+from cap_exporter.cli.options import Duration, F, option
+
+
+def gather_options(function: F) -> F:
+    """Where profiles come from, and which of them."""
+    for decorate in reversed(
+        (
+            option(
+                "--for",
+                "duration",
+                type=Duration(0.1),
+                envvar="CAP_EXPORTER_FOR",
+                help="Count by myself for this time (root) instead of asking a running exporter.",
+            ),
+            option("--url", default=DEFAULT_URL, help="A running exporter's page address."),
+            option(
+                "--namespace", "-n", multiple=True, help="Only this namespace (may be repeated)."
+            ),
+            option(
+                "--workload",
+                multiple=True,
+                help="Only this workload, e.g. deployment/api or shop/deployment/api.",
+            ),
+            option("--pod", multiple=True, help="Only this pod, by its name."),
+            option(
+                "--container",
+                multiple=True,
+                help="Only this container, by its name, the beginning of its id, or its unit.",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
 
 
 def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:

@@ -11,32 +11,18 @@ from typing import Any
 import click
 
 from cap_exporter.cli import gather
-from cap_exporter.cli.client import DEFAULT_URL
-from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+from cap_exporter.cli.options import log_options, option, set_up_logging, source_options
+from cap_exporter.terminal import printable
 
 
 @click.command("profile")
-@option(
-    "--for",
-    "duration",
-    type=Duration(0.1),
-    envvar="CAP_EXPORTER_FOR",
-    help="Count by myself for this time (root) instead of asking a running exporter.",
-)
-@option("--url", default=DEFAULT_URL, help="A running exporter's page address.")
+@gather.gather_options
 @option(
     "--output",
     "-o",
     type=click.Choice(["table", "json", "yaml"]),
     default="table",
     help="How to print it.",
-)
-@option("--namespace", "-n", multiple=True, help="Only this namespace (may be repeated).")
-@option("--pod", multiple=True, help="Only this pod, by its name.")
-@option(
-    "--container",
-    multiple=True,
-    help="Only this container, by its name, the beginning of its id, or its unit.",
 )
 @option(
     "--all",
@@ -45,7 +31,6 @@ from cap_exporter.cli.options import Duration, log_options, option, set_up_loggi
     envvar="CAP_EXPORTER_ALL",
     help="Also containers that have only background checks.",
 )
-@option("--workload", multiple=True, help="Only this workload, e.g. deployment/api.")
 @option(
     "--by",
     type=click.Choice(["container", "workload"]),
@@ -139,7 +124,7 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     def lines(of: list[str], style: str) -> Text:
-        return Text("\n".join(of) or "-", style=style if of else "dim")
+        return Text("\n".join(map(printable, of)) or "-", style=style if of else "dim")
 
     def counts(of: dict[str, int], style: str) -> Text:
         return lines([f"{name.removeprefix('CAP_')} {count}" for name, count in of.items()], style)
@@ -152,9 +137,9 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
         background = sum(sum(of.values()) for of in one.get("background", {}).values())
         pods = one["pods"] if "pods" in one else [one["pod"]] if one["pod"] else []
         table.add_row(
-            Text(one["namespace"] or "-"),
+            Text(printable(one["namespace"]) or "-"),
             lines(pods, ""),
-            Text(one["container"]),
+            Text(printable(one["container"])),
             counts(one["used"], "green"),
             counts(one["denied"], "bold red"),
             _unused(one),

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from cap_exporter.capabilities import name_of
+from cap_exporter.capabilities import name_of, names_of
 from cap_exporter.labels import label_value
 from cap_exporter.model import Event, Identity, Process, UserNamespace, Verdict
 from cap_exporter.syscalls import name_of as syscall_name
+from cap_exporter.terminal import printable
 
 EVENT_NAME = "cap_exporter.capability.check"
 
@@ -31,9 +32,9 @@ def record_of(
         "container_pid": event.container_pid,
         "gid": event.gid,
         "capabilities": {
-            "effective": names(event.effective),
-            "permitted": names(event.permitted),
-            "bounding": names(event.bounding),
+            "effective": names_of(event.effective),
+            "permitted": names_of(event.permitted),
+            "bounding": names_of(event.bounding),
         },
     }
     if event.auid is not None:
@@ -101,11 +102,6 @@ def _process(process: Process) -> dict[str, Any]:
     }
 
 
-def names(mask: int) -> list[str]:
-    """``CAP_…`` of each bit."""
-    return [name_of(number) for number in range(64) if mask >> number & 1]
-
-
 def utc(seconds: float) -> str:
     """RFC 3339 with microseconds."""
     at = datetime.fromtimestamp(seconds, UTC)
@@ -126,8 +122,3 @@ def line_of(record: dict[str, Any]) -> str:
         f"{who} {process['executable'] or process['comm']}[{process['pid']}] {syscall}{more}"
     )
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Without what a terminal would obey: control characters as ``\\x1b``, bidi marks too."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

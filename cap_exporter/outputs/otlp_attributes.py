@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cap_exporter.capabilities import name_of
+from cap_exporter.capabilities import name_of, names_of
 from cap_exporter.labels import label_value
 from cap_exporter.model import Event, Identity, Process, Verdict
-from cap_exporter.outputs.event_record import names, printable, stack_of, utc
+from cap_exporter.outputs.event_record import stack_of, utc
 from cap_exporter.syscalls import name_of as syscall_name
+from cap_exporter.terminal import printable
 
 Value = str | int | bool | tuple[str, ...]
 
@@ -53,9 +54,9 @@ def attributes_of(
         "thread.id": event.tid,
         "thread.name": label_value(process.comm),
         "cap_exporter.process.gid": event.gid,
-        "cap_exporter.process.capabilities.effective": tuple(names(event.effective)),
-        "cap_exporter.process.capabilities.permitted": tuple(names(event.permitted)),
-        "cap_exporter.process.capabilities.bounding": tuple(names(event.bounding)),
+        "cap_exporter.process.capabilities.effective": tuple(names_of(event.effective)),
+        "cap_exporter.process.capabilities.permitted": tuple(names_of(event.permitted)),
+        "cap_exporter.process.capabilities.bounding": tuple(names_of(event.bounding)),
     }
     if executable:
         found["process.executable.path"] = executable

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from cap_exporter.capabilities import CONTAINERD_DEFAULT, KNOWN, runtime_default
+from cap_exporter.capabilities import KNOWN, runtime_default
 from cap_exporter.profiles import knowledge
 from cap_exporter.profiles.pod_security import level_of
 
@@ -314,7 +314,3 @@ def duration(seconds: float) -> str:
             plural = "s" if unit == "day" and number != 1 else ""
             return f"{number} {unit}{plural}"
     return f"{seconds:.0f} s"
-
-
-#: For the docs: what is given where nothing is declared.
-DEFAULTS = {"containerd": CONTAINERD_DEFAULT, "cri-o": runtime_default("cri-o")}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cap_exporter.terminal import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -66,12 +68,7 @@ def _dump(document: Any) -> str:
 
 
 def _comment(lines: Iterable[str]) -> str:
-    return "".join(f"# {_one_line(line)}\n" for line in lines)
-
-
-def _one_line(text: str) -> str:
-    """Names come from outside: none ends a comment."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return "".join(f"# {printable(line)}\n" for line in lines)
 
 
 def _reasons(advice: Advice) -> list[str]:
@@ -190,7 +187,7 @@ def table(several: Sequence[Advice]) -> Iterable[RenderableType]:
     from rich.text import Text
 
     for advice in several:
-        yield Text(_one_line(title(advice)), style="bold")
+        yield Text(printable(title(advice)), style="bold")
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column(overflow="fold")
@@ -206,7 +203,7 @@ def table(several: Sequence[Advice]) -> Iterable[RenderableType]:
             text = f"{one['capability']}: {one['reason']}{asked}."
             for more in (one["implies"], one["instead"]):
                 text += f" {more}" if more else ""
-            grid.add_row("", _one_line(text))
+            grid.add_row("", printable(text))
         if advice["unused"]:
             names = ", ".join(name.removeprefix("CAP_") for name in advice["unused"])
             grid.add_row("unused", Text(names, style="yellow"))
@@ -214,7 +211,7 @@ def table(several: Sequence[Advice]) -> Iterable[RenderableType]:
             asked = f" to {', '.join(one['asked_by'])}" if one["asked_by"] else ""
             text = f"{one['capability']} {one['checks']} times{asked}: does it need that?"
             text += f" Usually asked for by {one['usually']}." if one["usually"] else ""
-            grid.add_row("denied", Text(_one_line(text), style="bold red"))
+            grid.add_row("denied", Text(printable(text), style="bold red"))
         confidence = advice["confidence"]
         grid.add_row("confidence", f"{confidence['level']}: {'; '.join(confidence['reasons'])}")
         security = advice["pod_security"]
@@ -222,9 +219,9 @@ def table(several: Sequence[Advice]) -> Iterable[RenderableType]:
             text = f"{security['now']} now, {security['with_advice']} with this"
             if security["in_the_way"]:
                 text += f"; in the way: {', '.join(security['in_the_way'])}"
-            grid.add_row("pod security", _one_line(text))
+            grid.add_row("pod security", printable(text))
         for note in advice["notes"]:
-            grid.add_row("note", _one_line(note["text"]))
+            grid.add_row("note", printable(note["text"]))
         yield Padding(grid, (0, 0, 1, 2))
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from cap_exporter.capabilities import name_of
+from cap_exporter.capabilities import name_of, names_of
 from cap_exporter.labels import label_value
 from cap_exporter.ledger import Account
 from cap_exporter.model import (
@@ -102,11 +102,6 @@ def document(
     ]
     profiles.sort(key=lambda p: (p["namespace"], p["pod"], p["container"], p["container_id"]))
     return {"containers": profiles}
-
-
-def names_of(mask: int) -> list[str]:
-    """``CAP_…`` of each bit, by number."""
-    return [name_of(number) for number in range(64) if mask >> number & 1]
 
 
 def _granted(granted: Granted | None) -> dict[str, Any] | None:

@@ -22,22 +22,12 @@ from tests.kernel.containers import Container
 from tests.kube.objects import NODE, pod
 from tests.kube.server import KubeServer
 from tests.otlp.received import Fault, Log
-from tests.otlp.servers import GrpcReceiver, HttpReceiver, free_port
+from tests.otlp.servers import GrpcReceiver, HttpReceiver
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("runc", "clang")]
 
 LABELS = {"app.kubernetes.io/name": "xwing", "class": "xwing", "org": "alliance"}
-
-
-@pytest.fixture
-def kube(tmp_path: Path) -> Iterator[KubeServer]:
-    folder = tmp_path / "kube"
-    folder.mkdir()
-    one = KubeServer(folder)
-    try:
-        yield one
-    finally:
-        one.close()
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import time
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.exporter import COMMAND, RunningExporter
+from tests.e2e.prometheus import Prometheus, eventually
 from tests.kernel.conftest import run_in_cgroup
 from tests.kernel.containers import Container
 
@@ -65,50 +65,10 @@ def test_the_page_satisfies_promtool_and_a_real_prometheus_answers_with_the_coun
         )
         assert (lint.returncode, lint.stderr) == (0, "")
 
-        config = tmp_path / "prometheus.yml"
-        config.write_text(
-            "scrape_configs: [{job_name: cap-exporter, scrape_interval: 1s, honor_labels: true, "
-            f"static_configs: [{{targets: ['127.0.0.1:{exporter.metrics_port}']}}]}}]\n"
-        )
-        port = _free_port()
-        prometheus = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        with Prometheus(tmp_path, [exporter.metrics_port]) as prometheus:
             query = f'sum(capability_checks_total{{container="{"f" * 12}",verdict="denied"}})'
-            assert _ask(exporter, port, query) == "1234"
-        finally:
-            prometheus.terminate()
-            prometheus.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _ask(exporter: RunningExporter, port: int, query: str) -> str | None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            path = f"/api/v1/query?query={urllib.parse.quote(query)}"
-            result = json.loads(exporter.get(path, port))["data"]["result"]
-        except OSError:
-            result = []
-        if result:
-            return str(result[0]["value"][1])
-        time.sleep(0.2)
-    return None
+            eventually(lambda: bool(prometheus.query(query)), query)
+            assert prometheus.query(query)[0]["value"][1] == "1234"
 
 
 def test_sigterm_drains_once_more_and_ends_within_two_seconds(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import ssl
 import subprocess
 import time
@@ -15,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.prometheus import free_port
 from tests.kernel.conftest import busybox_root, checks, container, fresh_cgroup
+from tests.ports import free_port
 
 __all__ = ["busybox_root", "checks", "container", "fresh_cgroup"]
 
@@ -199,9 +198,6 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    for command in ("kube-apiserver", "etcd"):
-        if shutil.which(command) is None:
-            pytest.skip(f"{command} not found: `make test-k8s` brings it")
     one = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         one.request("POST", "/api/v1/namespaces", {"metadata": {"name": "shop"}})

@@ -13,7 +13,11 @@ from tests.e2e.exporter import RunningExporter
 from tests.k8s.conftest import Cluster
 from tests.kernel.containers import Container
 
-pytestmark = [pytest.mark.kernel, pytest.mark.needs("runc", "clang"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.needs("kube-apiserver", "etcd", "openssl", "runc", "clang"),
+    pytest.mark.timeout(300),
+]
 
 CHECKS = "capability_checks_total"
 PACCT = {"capability": "CAP_SYS_PACCT"}

@@ -30,7 +30,7 @@ from tests.kernel.conftest import busybox_root, checks, container
 from tests.kernel.containers import Container
 from tests.otlp.events import XWING, event
 from tests.otlp.received import Certificates
-from tests.otlp.servers import free_port
+from tests.ports import free_port
 
 __all__ = ["busybox_root", "checks", "container"]
 

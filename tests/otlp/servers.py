@@ -30,6 +30,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from tests.otlp.received import Certificates, Received
+from tests.ports import free_port
 
 
 class Receiver(Protocol):
@@ -39,12 +40,6 @@ class Receiver(Protocol):
     def endpoint(self) -> str: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class GrpcReceiver:

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cap_exporter.capabilities import names_of
 from cap_exporter.event_hub import BEHIND, KEPT, MAX_READERS, EventHub, TooManyReaders
 from cap_exporter.event_names import EventNames
 from cap_exporter.model import CgroupKey, Event, Identity
-from cap_exporter.outputs.event_record import line_of, names, record_of
+from cap_exporter.outputs.event_record import line_of, record_of
 from cap_exporter.outputs.profile_routes import load_schema
 from cap_exporter.sources import layout
 from cap_exporter.sources.events import EventReader, EventSettings, path_of
@@ -111,7 +112,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, int]) -> None:
 
 
 def test_masks_become_names() -> None:
-    assert names(1 << 0 | 1 << 12 | 1 << 45) == ["CAP_CHOWN", "CAP_NET_ADMIN", "CAP_45"]
+    assert names_of(1 << 0 | 1 << 12 | 1 << 45) == ["CAP_CHOWN", "CAP_NET_ADMIN", "CAP_45"]
 
 
 def test_a_reader_gets_what_comes_and_on_request_what_was_kept() -> None:
