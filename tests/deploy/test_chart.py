@@ -5,7 +5,6 @@ from it is up to date."""
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -179,7 +178,7 @@ def test_options_in_manifests_exist() -> None:
     assert {argument.partition("=")[0] for argument in arguments} <= known
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this system has no systemd")
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "cap-exporter.service"
     text = (ROOT / "deploy/systemd/cap-exporter.service").read_text()

@@ -20,10 +20,8 @@ def mask(names: Iterable[str]) -> int:
     return sum(1 << number_of(name) for name in names)
 
 
-def of(counting: Counting, known: dict[str, Granted], container: Container) -> Granted:
+def of(known: dict[str, Granted], container: Container) -> Granted:
     """What was read of the container's cgroup, in whichever hierarchy it was looked at."""
-    if not isinstance(counting.source, libbpf.LibbpfSource):
-        pytest.skip("BCC has no iterator over tasks")
     found = [granted for path, granted in known.items() if path == container.cgroup]
     assert len(found) == 1, known
     return found[0]
@@ -40,7 +38,7 @@ def test_a_container_that_ended_at_once_has_told_what_it_was_given(
     one = container("NET_RAW", "CHOWN")
     assert one.run("true").returncode == 0
     counting.drain()
-    granted = of(counting, counting.entered, one)
+    granted = of(counting.entered, one)
     wanted = mask(("NET_RAW", "CHOWN"))
     assert (granted.bounding, granted.permitted, granted.effective) == (wanted, wanted, wanted)
     assert (granted.ambient, granted.uids, granted.processes) == (0, (0,), 1)
@@ -54,7 +52,7 @@ def test_of_a_user_without_privileges_only_the_bounding_set_is_left(
     one = container("NET_RAW", uid=1234)
     assert one.run("true").returncode == 0
     counting.drain()
-    granted = of(counting, counting.entered, one)
+    granted = of(counting.entered, one)
     assert (granted.bounding, granted.permitted, granted.effective) == (mask(["NET_RAW"]), 0, 0)
     assert granted.uids == (1234,)
 
@@ -66,7 +64,7 @@ def test_what_all_processes_of_a_container_hold_is_read_together(
     one.start("sh", "-c", "sleep 100 & sleep 100 & wait")
     assert one.exec("true").returncode == 0  # it runs
     counting.drain()
-    granted = of(counting, counting.held, one)
+    granted = of(counting.held, one)
     assert granted.bounding == mask(("SETUID", "SETGID", "KILL"))
     assert granted.processes >= 2
     assert granted.uids == (0,)
@@ -88,8 +86,8 @@ def test_the_runtime_that_sets_a_container_up_does_not_count_as_the_container(
     one.begin()
     while one.cgroup not in counting.entered:
         read()
-    assert of(counting, counting.entered, one).bounding == mask(["CHOWN"])
-    assert of(counting, counting.held, one).bounding == mask(["CHOWN"])
+    assert of(counting.entered, one).bounding == mask(["CHOWN"])
+    assert of(counting.held, one).bounding == mask(["CHOWN"])
 
 
 def test_a_process_in_a_user_namespace_of_its_own_holds_nothing_over_the_host(
@@ -98,8 +96,6 @@ def test_a_process_in_a_user_namespace_of_its_own_holds_nothing_over_the_host(
     read_always: None,
     checks: Path,
 ) -> None:
-    if not isinstance(counting.source, libbpf.LibbpfSource):
-        pytest.skip("BCC has no iterator over tasks")
     directory, path = fresh_cgroup()
     process = start_in_cgroup(directory, "unshare", "-r", "sleep", "100")
     try:

@@ -46,6 +46,12 @@ EACH_HIERARCHY: list[Any] = [
 ]
 
 
+#: Those of cgroup v1, where a cgroup can be renamed.
+V1_HIERARCHIES: list[Any] = [
+    pytest.param(each, id=each.controller) for each in HIERARCHIES if each.controller
+] or [pytest.param(None, marks=pytest.mark.skip("no cgroup v1 hierarchy that can be written to"))]
+
+
 def path_in(hierarchy: Hierarchy, directory: Path) -> str:
     """The path from the hierarchy's root, as /proc/PID/cgroup has it."""
     assert hierarchy.mount is not None

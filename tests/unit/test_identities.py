@@ -151,3 +151,23 @@ def test_a_removed_cgroup_that_waits_keeps_its_checks() -> None:
     identities.forget([CGROUP])
     store.apply(pod(Container("api", ID)))
     assert [labels(row.identity) for row in identities.rows([], 1.0)] == [("shop", "api-1", "api")]
+
+
+def test_checks_wait_for_the_name_that_an_engine_is_asked_for() -> None:
+    cgroup = CgroupKey(0, 7)
+    names: dict[str, str] = {}
+    paths = Paths({cgroup: f"/docker/{'a' * 64}"})
+    identities = Identities(paths, name_of=names.get)
+    key = CheckKey(cgroup, 13, Verdict.ALLOWED, UserNamespace.INIT, CheckClass.MEANINGFUL)
+    assert list(identities.rows([(key, 5)], 0.0)) == []
+    names["a" * 64] = "web"
+    (row,) = identities.rows([], 1.0)
+    assert (row.identity.container, row.checks) == ("web", 5)
+
+
+def test_an_engine_that_knows_no_name_leaves_the_short_id() -> None:
+    cgroup = CgroupKey(0, 7)
+    identities = Identities(Paths({cgroup: f"/docker/{'a' * 64}"}), name_of=lambda _id: "")
+    identity = identities.identity(cgroup)
+    assert identity is not None
+    assert identity.container == "a" * 12
