@@ -37,6 +37,7 @@ ALTERNATIVES = {
     "no program": None,
     "empty program": "peer_empty",
     "per-CPU hash": "peer_percpu_hash",
+    "filter alone": "peer_filter",
     "cap-exporter": "ours",
     "… with events": "ours with events",
     "event per check": "peer_event_per_check",
@@ -77,6 +78,10 @@ def _report(where: str, seen: dict[str, list[float]]) -> None:
     told = min(seen["… with events"]) - empty
     report("kernel", f"… denied checks with sampled events on, {where}", told, "ns")
     if where == "one CPU":
+        asked = min(seen["filter alone"]) - empty
+        report(
+            "kernel", f"… looking a cgroup up in a hash, as a filter would, {where}", asked, "ns"
+        )
         report("kernel", f"… against an event per check, {where}", ours / events, "x", 0.1)
 
 

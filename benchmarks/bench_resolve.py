@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Naming cgroups: the tree against what one would write instead. As root: makes cgroups.
 
-python -m benchmarks.bench_resolve [NUMBER]   (cgroups, 1000 by default)
+python -m benchmarks.bench_resolve [NUMBER]   (cgroups, 10,000 by default)
 
-Prints microseconds per id and how many times longer the other way takes.
+Reports microseconds per id, and the ratio to the other way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.results import report
 from cap_exporter.cgroups.hierarchies import Hierarchies, Mode, discover
 from cap_exporter.cgroups.reference import parse
 from cap_exporter.cgroups.tree import CgroupTree
@@ -47,8 +48,9 @@ def os_walk(mount: Path) -> dict[int, str]:
     }
 
 
-def report(what: str, ours: float, instead: str, theirs: float) -> None:
-    print(f"{what:38} {ours:9.2f} µs   {instead:28} {theirs:9.2f} µs   x{theirs / ours:.1f}")
+def compare(what: str, ours: float, instead: str, theirs: float) -> None:
+    report("resolve", f"{what}, each", ours, "µs")
+    report("resolve", f"… against {instead}", ours / theirs, "x")
 
 
 def main(number: int) -> None:
@@ -87,8 +89,10 @@ def measure(hierarchies: Hierarchies, mount: Path, keys: list[CgroupKey]) -> Non
 
     count = len(keys)
     walked = best_of(lambda: os_walk(mount), count)
-    report("all at the start: scan()", best_of(scan, count), "os.walk and stat", walked)
-    report("one unknown id: the kernel asked", best_of(ask, count), "the same walk", walked * count)
+    compare("all at the start: scan()", best_of(scan, count), "os.walk and stat", walked)
+    compare(
+        "one unknown id: the kernel asked", best_of(ask, count), "the same walk", walked * count
+    )
 
     with CgroupTree(hierarchies) as tree:
         tree.scan()
@@ -97,12 +101,12 @@ def measure(hierarchies: Hierarchies, mount: Path, keys: list[CgroupKey]) -> Non
         assert paths == [known[key.id] for key in keys]
         lookups = best_of(lambda: [tree.path(key) for key in keys], count)
         table = best_of(lambda: [known[key.id] for key in keys], count)
-        report("a known id: path()", lookups, "a dict that is never updated", table)
+        compare("a known id: path()", lookups, "a dict that is never updated", table)
 
     parsed = best_of(lambda: [parse(path) for path in paths], count)
     matched = best_of(lambda: [USUAL_PATTERN.match(path) for path in paths], count)
-    report("a path's meaning: parse()", parsed, "one regular expression", matched)
+    compare("a path's meaning: parse()", parsed, "one regular expression", matched)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)

@@ -22,6 +22,14 @@ struct {
 	__type(value, __u64);
 } counts SEC(".maps");
 
+/* Cgroups that a filter in the kernel would leave out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u64);
+} left_out SEC(".maps");
+
 struct peer_event {
 	__u64 cgroup;
 	__u32 tgid;
@@ -63,6 +71,19 @@ int BPF_PROG(peer_percpu_hash, const struct cred *cred, struct user_namespace *t
 	}
 	if (count)
 		(*count)++;
+	return 0;
+}
+
+/* The question alone that a filter would ask before each check is counted. */
+SEC("tp_btf/cap_capable")
+int BPF_PROG(peer_filter, const struct cred *cred, struct user_namespace *target,
+	     const struct user_namespace *capable_ns, int cap, int ret)
+{
+	__u64 cgroup = bpf_get_current_cgroup_id(), zero = 0;
+	__u64 *asked = bpf_map_lookup_elem(&left_out, &cgroup);
+
+	if (!asked)
+		bpf_map_update_elem(&left_out, &cgroup, &zero, BPF_NOEXIST);
 	return 0;
 }
 
