@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
 from click.testing import CliRunner
 
 from cap_exporter.cli import group
 from cap_exporter.cli.profile import _print_table
 from cap_exporter.terminal import printable
+
+if TYPE_CHECKING:
+    import pytest
 
 HOSTILE = "a\x1b[31mb\x07\u202ec\nd"
 
