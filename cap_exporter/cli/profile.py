@@ -119,6 +119,7 @@ def _name(one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_table(containers: list[dict[str, Any]]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -129,17 +130,17 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
     def counts(of: dict[str, int], style: str) -> Text:
         return lines([f"{name.removeprefix('CAP_')} {count}" for name, count in of.items()], style)
 
-    table = Table(show_lines=True)
-    for column in ("Namespace", "Pod", "Container", "Used", "Denied", "Granted, unused"):
-        table.add_column(column, overflow="fold")
-    table.add_column("Background", justify="right")
+    # Fits 80 columns: a name that is broken is hard to read.
+    table = Table(show_lines=True, box=box.HORIZONTALS)
+    table.add_column("Container", overflow="fold")
+    for column in ("Used", "Denied"):
+        table.add_column(column, overflow="fold", min_width=18)
+    for column in ("Unused", "Background"):
+        table.add_column(column, justify="right", min_width=len(column))
     for one in containers:
         background = sum(sum(of.values()) for of in one.get("background", {}).values())
-        pods = one["pods"] if "pods" in one else [one["pod"]] if one["pod"] else []
         table.add_row(
-            Text(printable(one["namespace"]) or "-"),
-            lines(pods, ""),
-            Text(printable(one["container"])),
+            Text(printable(_place(one))),
             counts(one["used"], "green"),
             counts(one["denied"], "bold red"),
             _unused(one),
@@ -148,13 +149,25 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def _place(one: dict[str, Any]) -> str:
+    """``shop/web-6d5f-x2x7q/web``; of a workload ``shop/deployment web/web, 2 pods``."""
+    pods = one.get("pods")
+    if pods is None:
+        parts = (one["namespace"], one["pod"], one["container"])
+    else:
+        workload = f"{one['workload_kind'].lower()} {one['workload']}".strip()
+        parts = (one["namespace"], workload or ", ".join(pods), one["container"])
+    place = "/".join(part for part in parts if part)
+    return f"{place}, {len(pods)} pods" if pods and len(pods) > 1 else place
+
+
 def _unused(one: dict[str, Any]) -> Any:
+    """``11 of 14``: of what it holds. `advise` says which."""
     from rich.text import Text
 
     granted = one.get("granted")
-    if not granted or not one["container_id" if "container_id" in one else "container"]:
+    if not granted:
         return Text("?", style="dim")
-    names = [n.removeprefix("CAP_") for n in granted["bounding"] if n not in one["used"]]
-    if len(names) > 30:
-        return Text(f"all but {41 - len(names)}", style="yellow")
-    return Text(", ".join(names) or "-", style="yellow" if names else "dim")
+    held = granted["bounding"]
+    unused = sum(1 for name in held if name not in one["used"])
+    return Text(f"{unused} of {len(held)}", style="yellow" if unused else "dim")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from click.testing import CliRunner
 
@@ -30,7 +30,7 @@ def test_resolve_prints_a_path_s_orders_as_text() -> None:
 
 
 def test_the_table_of_profiles_does_too(capsys: pytest.CaptureFixture[str]) -> None:
-    one = {
+    one: dict[str, Any] = {
         "container_id": "x",
         "namespace": HOSTILE,
         "pod": HOSTILE,
