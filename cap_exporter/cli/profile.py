@@ -130,13 +130,13 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
     def counts(of: dict[str, int], style: str) -> Text:
         return lines([f"{name.removeprefix('CAP_')} {count}" for name, count in of.items()], style)
 
-    # Fits 80 columns: a name that is broken is hard to read.
+    # Fits 80 columns. Only the container's name is broken: of a capability's it is hard to read.
     table = Table(show_lines=True, box=box.HORIZONTALS)
     table.add_column("Container", overflow="fold")
     for column in ("Used", "Denied"):
-        table.add_column(column, overflow="fold", min_width=18)
+        table.add_column(column, no_wrap=True)
     for column in ("Unused", "Background"):
-        table.add_column(column, justify="right", min_width=len(column))
+        table.add_column(column, no_wrap=True, justify="right")
     for one in containers:
         background = sum(sum(of.values()) for of in one.get("background", {}).values())
         table.add_row(
