@@ -132,13 +132,13 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
 
     # Fits 80 columns. Only the container's name is broken: of a capability's it is hard to read.
     table = Table(show_lines=True, box=box.HORIZONTALS)
-    table.add_column("Container", overflow="fold")
+    table.add_column("Container", overflow="fold", min_width=12)
     for column in ("Used", "Denied"):
         table.add_column(column, no_wrap=True)
     for column in ("Unused", "Background"):
         table.add_column(column, no_wrap=True, justify="right")
     for one in containers:
-        background = sum(sum(of.values()) for of in one.get("background", {}).values())
+        background = sum(sum(of.values()) for of in one["background"].values())
         table.add_row(
             Text(printable(_place(one))),
             counts(one["used"], "green"),

@@ -54,6 +54,10 @@ def _merged(group: list[Profile]) -> dict[str, Any]:
             "used": sums(profile["in_user_namespace"]["used"] for profile in group),
             "denied": sums(profile["in_user_namespace"]["denied"] for profile in group),
         },
+        "background": {
+            reason: sums(profile["background"].get(reason, {}) for profile in group)
+            for reason in sorted({reason for profile in group for reason in profile["background"]})
+        },
         "asked_by": _askers(profile.get("asked_by") or {} for profile in group),
         "granted": _granted([p["granted"] for p in group if p.get("granted")]),
         "declared": last.get("declared"),

@@ -91,12 +91,13 @@ def test_replicas_and_restarts_are_one_workload() -> None:
     used = {"CAP_CHOWN": 2}
     (merged,) = by_workload(
         [
-            profile(used=used, pod="web-1"),
+            profile(used=used, pod="web-1", background={"setup": {"CAP_SETPCAP": 5}}),
             profile(used=used, pod="web-2", first_seen="2025-12-01T00:00:00Z"),
             profile(pod="web-2", container_id="b" * 64, running=False, start_seen=False),
         ]
     )
     assert merged["used"] == {"CAP_CHOWN": 4}
+    assert merged["background"] == {"setup": {"CAP_SETPCAP": 5}}
     assert (merged["pods"], merged["replicas"], merged["restarts"]) == (["web-1", "web-2"], 2, 1)
     assert merged["first_seen"] == "2025-12-01T00:00:00Z"
     assert merged["start_seen"]

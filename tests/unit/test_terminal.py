@@ -37,6 +37,7 @@ def test_the_table_of_profiles_does_too(capsys: pytest.CaptureFixture[str]) -> N
         "container": HOSTILE,
         "used": {},
         "denied": {},
+        "background": {},
         "granted": None,
     }
     _print_table([one])
