@@ -108,7 +108,8 @@ class Otlp:
         kubernetes: bool,
         symbol: Callable[[int], str | None],
     ) -> None:
-        """node: this host's name, in Kubernetes the node's. Raises click.UsageError."""
+        """node: this host's name, in Kubernetes the node's. To be made before other threads are
+        started: it imports. Raises click.UsageError."""
         self._settings = settings
         self._logs: OtlpLogs | None = None
         self._metrics: OtlpMetrics | None = None
@@ -118,9 +119,11 @@ class Otlp:
         if not signals:
             return
         from cap_exporter.outputs.otlp_resource import Resources, parse_resource_attributes
-        from cap_exporter.outputs.otlp_transport import quieten_sdk
+        from cap_exporter.outputs.otlp_transport import load, quieten_sdk
 
         quieten_sdk()
+        for signal in signals:
+            load(getattr(settings, signal))
         try:
             given = parse_resource_attributes(os.environ)
             self._resources = Resources(node, kubernetes=kubernetes, given=given)

@@ -147,13 +147,13 @@ def command(
             "API (spec.nodeName); --kubernetes off does without pods"
         )
     node = node_name or platform.node()
+    symbols = stack_symbols() if chosen.events and chosen.events.stack else no_symbols
+    otlp = Otlp(to_otlp, node, kubernetes=wanted, symbol=symbols)
     kept = {*scheme.pod_labels, *(wanted_scope.selector.keys if wanted_scope.selector else ())}
     watch = start_pod_watch(node_name or "", kubeconfig, sorted(kept)) if wanted else None
     hub = EventHub()
     askers = Askers()
     declared = watch.declared if watch else nothing_declared
-    symbols = stack_symbols() if chosen.events and chosen.events.stack else no_symbols
-    otlp = Otlp(to_otlp, node, kubernetes=wanted, symbol=symbols)
 
     def publish(event: Event, identity: Identity) -> None:
         askers.add(event, identity)

@@ -28,7 +28,7 @@ from opentelemetry.metrics import (
     NoOpMeter,
 )
 
-from cap_exporter.outputs.otlp_settings import OtlpConfigError, Protocol, SignalSettings
+from cap_exporter.outputs.otlp_settings import OtlpConfigError, Protocol, Signal, SignalSettings
 
 if TYPE_CHECKING:
     import requests
@@ -148,6 +148,16 @@ class _Processed(NoOpCounter):
 def enable_self_metrics() -> None:
     """The SDK reads this when exporters and processors are made."""
     os.environ["OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"] = "true"
+
+
+def load(settings: SignalSettings) -> None:
+    """Import what sending takes, now. The pod watch's thread imports some of the same (requests):
+    two threads that do so at one time meet each other's half of a module."""
+    modules = {Signal.LOGS: "_log_exporter", Signal.METRICS: "metric_exporter"}
+    name = "grpc" if settings.protocol is Protocol.GRPC else "http"
+    if settings.protocol is Protocol.HTTP:
+        _import_requests()
+    importlib.import_module(f"opentelemetry.exporter.otlp.proto.{name}.{modules[settings.signal]}")
 
 
 def make_log_exporter(settings: SignalSettings, listener: Listener) -> LogRecordExporter:

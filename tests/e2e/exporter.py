@@ -46,7 +46,13 @@ class RunningExporter:
             stderr=self._file,
             env={**os.environ, **(environ or {})},
         )
-        found = self._wait_for(r"metrics on port (\d+), page on port (\d+)")
+        try:
+            found = self._wait_for(r"metrics on port (\d+), page on port (\d+)")
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            self._file.close()
+            raise
         self.metrics_port, self.page_port = int(found[1]), int(found[2])
 
     def _wait_for(self, pattern: str) -> re.Match[str]:

@@ -72,7 +72,8 @@ class Container:
         return self._runc("exec", self.container_id, *command)
 
     def kill(self) -> None:
-        self._runc("delete", "--force", self.container_id)
+        if self.folder.exists():  # it was started
+            self._runc("delete", "--force", self.container_id)
 
     def _runc(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
         # Files, not pipes: a detached container keeps them open.
