@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from cap_exporter.event_names import EventNames
+from cap_exporter.granted import merge
 from cap_exporter.identities import HOST, Identities, Row
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import (
@@ -185,7 +186,7 @@ class Exporter:
 
     def _observe(self, drain: Drain) -> None:
         """Containers that are there, and what they hold, also those that make no checks."""
-        self._began.update(drain.entered)
+        merge(self._began, drain.entered)
         for cgroup, granted in list(self._began.items()):
             if self._observed(cgroup, granted, drain.time, began=True):
                 del self._began[cgroup]

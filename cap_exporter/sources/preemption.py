@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from cap_exporter.sources import layout
@@ -30,19 +31,18 @@ _PREEMPTIBLE_TRACEPOINTS = (7, 0)
 _TRACEPOINT_SRCU = "tracepoint_srcu_srcu_data"
 
 
-def why_not_fexit(bpf: LibBpf, path: Path, symbols: Symbols | None) -> str:
-    """Empty where fexit loses nothing."""
-    return _why_not("fexit", bpf, path, symbols)
+def why_not_fexit(mode: str | None) -> str:
+    """Empty where fexit loses nothing. mode: as mode_of() gives it."""
+    return _why_not("fexit", mode)
 
 
-def why_not_tracepoint(bpf: LibBpf, path: Path, types: KernelTypes, symbols: Symbols | None) -> str:
-    """Empty where a tracepoint's program loses nothing."""
+def why_not_tracepoint(types: KernelTypes, mode: Callable[[], str | None]) -> str:
+    """Empty where a tracepoint's program loses nothing. mode: asked only where it matters."""
     preemptible = types.has_variable(_TRACEPOINT_SRCU) or _release() >= _PREEMPTIBLE_TRACEPOINTS
-    return _why_not("a tracepoint", bpf, path, symbols) if preemptible else ""
+    return _why_not("a tracepoint", mode()) if preemptible else ""
 
 
-def _why_not(way: str, bpf: LibBpf, path: Path, symbols: Symbols | None) -> str:
-    mode = _mode(bpf, path, symbols)
+def _why_not(way: str, mode: str | None) -> str:
     if mode in _SAFE:
         return ""
     if mode is None:
@@ -54,7 +54,7 @@ def _release() -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
 
 
-def _mode(bpf: LibBpf, path: Path, symbols: Symbols | None) -> str | None:
+def mode_of(bpf: LibBpf, path: Path, symbols: Symbols | None) -> str | None:
     """The mode, None where it can't be told."""
     words = platform.version().split()
     if "PREEMPT_RT" in words or "PREEMPT" in words:
