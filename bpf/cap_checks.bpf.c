@@ -112,11 +112,12 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 	struct user_namespace *target = check->target;
 	const struct cred *cred = check->cred;
 	struct task_struct *parent;
+	struct check_event_long *scratch;
 	struct check_event *event;
 	struct upid *numbers;
 	struct pid *pid;
 	__u32 level, zero = 0;
-	long len;
+	long len, size = sizeof(*event);
 
 	sample = bpf_map_lookup_elem(&samples, kind);
 	if (!sample) {
@@ -139,9 +140,10 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 		__sync_fetch_and_add(&state.events_limited, 1);
 		goto later;
 	}
-	event = bpf_map_lookup_elem(&event_scratch, &zero);
-	if (!event)
+	scratch = bpf_map_lookup_elem(&event_scratch, &zero);
+	if (!scratch)
 		goto later;
+	event = &scratch->event;
 	event->time = now;
 	event->key = key;
 	event->suppressed = suppressed;
@@ -178,7 +180,11 @@ static __noinline int tell(void *ctx, struct task_struct *task, const struct che
 		if (len > 0)
 			event->frames = len / sizeof(__u64);
 	}
-	if (!bpf_ringbuf_output(&check_events, event, sizeof(*event), 0)) {
+	if (config.events & EVENTS_ARGUMENTS) {
+		fill_arguments(scratch, task);
+		size = sizeof(*scratch);
+	}
+	if (!bpf_ringbuf_output(&check_events, scratch, size, 0)) {
 		__sync_fetch_and_add(&state.events_sent, 1);
 		return 0;
 	}

@@ -7,7 +7,7 @@
 #ifndef __CAP_CHECKS_H__
 #define __CAP_CHECKS_H__
 
-#define CAP_LAYOUT_VERSION 2
+#define CAP_LAYOUT_VERSION 3
 
 /*
  * A counter's key is one word, so that a slot is claimed and matched by one instruction and no
@@ -204,6 +204,7 @@ enum event_checks {
 	EVENTS_DENIED = 1,
 	EVENTS_ALLOWED = 2,
 	EVENTS_STACK = 4,	/* with the kernel stack */
+	EVENTS_ARGUMENTS = 8,	/* with the command line */
 };
 
 #define CAP_EVENT_PATH 512
@@ -211,6 +212,7 @@ enum event_checks {
 /* A name is written where there is room for a whole one, however long it is. */
 #define CAP_EVENT_PATH_ROOM (CAP_EVENT_PATH + CAP_EVENT_NAME)
 #define CAP_EVENT_FRAMES 20
+#define CAP_EVENT_ARGUMENTS 1024
 #define CAP_COMM 16
 
 enum event_names {
@@ -274,6 +276,31 @@ struct check_event {
 	__u16 names_len[EVENT_NAMES];
 	char names[EVENT_NAMES][CAP_EVENT_PATH_ROOM];
 	__u64 stack[CAP_EVENT_FRAMES];
+};
+
+/* With EVENTS_ARGUMENTS: the command line, each argument with its NUL. Cut where the room ends. */
+struct check_event_long {
+	struct check_event event;
+	__u32 arguments_len;		/* 0: there are none, or they could not be read */
+	__u32 pad;
+	char arguments[CAP_EVENT_ARGUMENTS];
+};
+
+/* How events are sampled; not for the process. */
+
+struct sample_key {
+	__u64 key;
+	__u64 executable;		/* a mix of device and inode number */
+};
+
+struct sample {
+	__u64 last;			/* boot clock, ns */
+	__u64 suppressed;		/* equal checks since */
+};
+
+struct tokens {
+	__u64 left;
+	__u64 refilled;			/* boot clock, ns */
 };
 
 #define CAP_STACK_WORDS 64

@@ -17,16 +17,6 @@ struct {
 	__uint(max_entries, 1024 * 1024); /* set before loading */
 } check_events SEC(".maps");
 
-struct sample_key {
-	__u64 key;
-	__u64 executable; /* a mix of device and inode number */
-};
-
-struct sample {
-	__u64 last;	  /* boot clock, ns */
-	__u64 suppressed; /* equal checks since */
-};
-
 /* Least recently used: what is evicted is merely told once more. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -86,11 +76,6 @@ static __always_inline bool was_told(const struct sample_key *kind, __u64 *pendi
 	return false;
 }
 
-struct tokens {
-	__u64 left;
-	__u64 refilled; /* boot clock, ns */
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -145,7 +130,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct check_event);
+	__type(value, struct check_event_long);
 } event_scratch SEC(".maps");
 
 /*
@@ -159,14 +144,14 @@ __noinline int path_names(__u64 at_dentry, __u64 at_mnt, __u64 root_dentry, __u6
 	struct dentry *dentry = (void *)at_dentry, *parent;
 	struct vfsmount *vfs = (void *)at_mnt;
 	struct mount *mount, *above;
-	struct check_event *event;
+	struct check_event_long *scratch;
 	__u32 zero = 0, at = 0;
 	bool done = false;
 	long len;
 	int i;
 
-	event = bpf_map_lookup_elem(&event_scratch, &zero);
-	if (!event)
+	scratch = bpf_map_lookup_elem(&event_scratch, &zero);
+	if (!scratch)
 		return 0;
 	which &= EVENT_NAMES - 1;
 	/*
@@ -189,7 +174,7 @@ __noinline int path_names(__u64 at_dentry, __u64 at_mnt, __u64 root_dentry, __u6
 		} else {
 			barrier_var(at); /* or clang drops the mask, which the verifier wants */
 			at &= CAP_EVENT_PATH - 1;
-			len = bpf_probe_read_kernel_str(&event->names[which][at], CAP_EVENT_NAME,
+			len = bpf_probe_read_kernel_str(&scratch->event.names[which][at], CAP_EVENT_NAME,
 							BPF_CORE_READ(dentry, d_name.name));
 			if (len > 0)
 				at += len & (CAP_EVENT_NAME * 2 - 1);
@@ -225,6 +210,26 @@ static __always_inline void fill_process(struct check_event *event, struct event
 					     (__u64)root.dentry, (__u64)root.mnt, names);
 	event->names_len[names + 1] = path_names((__u64)cwd.dentry, (__u64)cwd.mnt,
 						 (__u64)root.dentry, (__u64)root.mnt, names + 1);
+}
+
+/*
+ * The command line, which lies in the process's own memory: unreadable where that is paged out.
+ * /proc/PID/cmdline shows the same (fs/proc/base.c: get_mm_cmdline()).
+ */
+static __always_inline void fill_arguments(struct check_event_long *scratch,
+					   struct task_struct *task)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	unsigned long start = BPF_CORE_READ(mm, arg_start);
+	unsigned long len = BPF_CORE_READ(mm, arg_end) - start;
+
+	scratch->arguments_len = scratch->pad = 0;
+	if (len > CAP_EVENT_ARGUMENTS)
+		len = CAP_EVENT_ARGUMENTS;
+	barrier_var(len); /* or clang drops a compare that older verifiers want */
+	if (len && len <= CAP_EVENT_ARGUMENTS &&
+	    !bpf_probe_read_user(scratch->arguments, len, (void *)start))
+		scratch->arguments_len = len;
 }
 
 #define NS_INODE(proxy, name)                                                                      \

@@ -337,3 +337,5 @@ class Event:
     insetid: bool | None = None
     stack: tuple[int, ...] = ()
     """Kernel return addresses, innermost first, where they were asked for."""
+    arguments: tuple[str, ...] = ()
+    """The command line, where it was asked for and could be read."""

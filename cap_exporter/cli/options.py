@@ -163,6 +163,11 @@ def event_options(function: F) -> F:
                 default=False,
                 help="With the kernel functions that led to the check.",
             ),
+            option(
+                "--event-arguments/--no-event-arguments",
+                default=False,
+                help="With the process's command line, which may hold secrets.",
+            ),
         )
     ):
         function = decorate(function)
@@ -174,7 +179,7 @@ def event_settings(values: dict[str, Any]) -> EventSettings | None:
     verdicts = values.pop("event_verdicts")
     capabilities = values.pop("event_capabilities")
     interval, rate = values.pop("event_interval"), values.pop("event_rate")
-    stack = values.pop("event_stack")
+    stack, arguments = values.pop("event_stack"), values.pop("event_arguments")
     if verdicts == "none":
         return None
     return EventSettings(
@@ -184,6 +189,7 @@ def event_settings(values: dict[str, Any]) -> EventSettings | None:
         rate=rate,
         burst=max(1, round(10 * rate)),
         stack=stack,
+        arguments=arguments,
     )
 
 

@@ -39,6 +39,8 @@ def record_of(
     }
     if event.auid is not None:
         process["auid"] = event.auid
+    if event.arguments:
+        process["arguments"] = [label_value(one) for one in event.arguments]
     record: dict[str, Any] = {
         "event": EVENT_NAME,
         "time": utc(event.time),

@@ -61,6 +61,8 @@ def attributes_of(
     if executable:
         found["process.executable.path"] = executable
         found["process.executable.name"] = executable.rpartition("/")[2]
+    if event.arguments:
+        found["process.command_args"] = tuple(label_value(one) for one in event.arguments)
     if event.auid is not None:
         found["cap_exporter.process.auid"] = event.auid
     if identity.cgroup:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class EventSettings:
     """Events per second that one cgroup may send on average."""
     stack: bool = False
     """With the kernel stack."""
+    arguments: bool = False
+    """With the command line."""
     ring_bytes: int = 1 << 20
     """Room for events that were not read yet; a power of two."""
 
@@ -48,7 +51,8 @@ class EventSettings:
         config.events = (
             (layout.EVENTS_DENIED if self.denied else 0)
             | (layout.EVENTS_ALLOWED if self.allowed else 0)
-            | (layout.EVENTS_STACK if self.stack and (self.denied or self.allowed) else 0)
+            | (layout.EVENTS_STACK if self.stack else 0)
+            | (layout.EVENTS_ARGUMENTS if self.arguments else 0)
         )
         config.event_capabilities = self.capabilities
         config.event_interval = int(self.interval * 1e9)
@@ -109,12 +113,23 @@ class EventReader:
             audit=not raw.opts & _NOAUDIT if raw.has_opts else None,
             insetid=bool(raw.opts & _INSETID) if raw.has_opts else None,
             stack=tuple(raw.stack[: min(raw.frames, layout.EVENT_FRAMES)]),
+            arguments=_arguments(record),
         )
 
 
 def _names(raw: layout.CheckEvent, which: int) -> bytes:
     """enum event_names: executable and working directory, of the process and of its parent."""
     return bytes(raw.names[which][: raw.names_len[which]])
+
+
+def _arguments(record: bytes) -> tuple[str, ...]:
+    if len(record) < ctypes.sizeof(layout.CheckEventLong):
+        return ()
+    raw = layout.CheckEventLong.from_buffer_copy(record)
+    text = bytes(raw.arguments[: raw.arguments_len])
+    # Each ends with a NUL, but for the last of a line that was cut or that its process rewrote.
+    parts = text.removesuffix(b"\0").split(b"\0")
+    return tuple(_text(part) for part in parts) if text else ()
 
 
 def _process(raw: layout.EventProcess, executable: bytes, cwd: bytes, since_boot: int) -> Process:

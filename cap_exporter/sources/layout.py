@@ -22,7 +22,7 @@ from cap_exporter.model import (
 )
 from cap_exporter.model import CgroupKey as Cgroup
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 
 KEY_DENIED: Final = 1 << 7
 KEY_OTHER_NS: Final = 1 << 8
@@ -204,9 +204,11 @@ def set_hierarchies(config: Config, counted: Iterable[Hierarchy]) -> None:
 EVENTS_DENIED: Final = 1
 EVENTS_ALLOWED: Final = 2
 EVENTS_STACK: Final = 4
+EVENTS_ARGUMENTS: Final = 8
 #: CAP_EVENT_PATH_ROOM
 EVENT_PATH: Final = 512 + 64
 EVENT_FRAMES: Final = 20
+EVENT_ARGUMENTS: Final = 1024
 
 #: Names of ``struct event_namespaces``'s members, as under /proc/PID/ns.
 NAMESPACES: Final = (
@@ -264,6 +266,17 @@ class CheckEvent(ctypes.Structure):
         ("names_len", ctypes.c_uint16 * 4),
         ("names", ctypes.c_ubyte * EVENT_PATH * 4),
         ("stack", ctypes.c_uint64 * EVENT_FRAMES),
+    )
+
+
+class CheckEventLong(ctypes.Structure):
+    """struct check_event_long"""
+
+    _fields_ = (
+        ("event", CheckEvent),
+        ("arguments_len", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+        ("arguments", ctypes.c_ubyte * EVENT_ARGUMENTS),
     )
 
 

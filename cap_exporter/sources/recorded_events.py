@@ -81,6 +81,8 @@ def event_to_json(event: Event) -> dict[str, Any]:
     for name in (*_NUMBERS, "auid", "syscall", *_FLAGS):
         if (value := getattr(event, name)) is not None:
             record[name] = value
+    if event.arguments:
+        record["arguments"] = list(event.arguments)
     return record
 
 
@@ -101,6 +103,7 @@ def event_from_json(record: Any) -> Event:
         syscall=_optional(record.get("syscall")),
         audit=_flag(record.get("audit")),
         insetid=_flag(record.get("insetid")),
+        arguments=tuple(_text(one) for one in list(record.get("arguments", ()))),
         **numbers,
     )
 

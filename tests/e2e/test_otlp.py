@@ -82,6 +82,7 @@ def test_the_seed_s_event_field_by_field(
         f"--pod-labels={','.join(LABELS)}",
         f"--otlp-endpoint={grpc_receiver.endpoint}",
         "--otlp-protocol=grpc",
+        "--event-arguments",
     ]
     began = time.time()
     with RunningExporter(tmp_path, *arguments) as exporter:
@@ -119,6 +120,12 @@ def test_the_seed_s_event_field_by_field(
             "/bin/busybox",
             process["executable"],
             found["process.executable.path"],
+        ),
+        (
+            "process.arguments",
+            ["dmesg"],
+            process["arguments"],
+            found["process.command_args"],
         ),
         ("process.start_time", None, process["start_time"], found["process.creation.time"]),
         (

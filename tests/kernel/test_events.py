@@ -19,7 +19,7 @@ from tests.kernel.containers import Container
 
 pytestmark = pytest.mark.needs("runc", "clang")
 
-SYS_PACCT, SYSLOG = 20, 34
+SETUID, SYS_PACCT, SYSLOG = 7, 20, 34
 
 Told = Callable[..., tuple[Counting, Callable[[], list[Event]]]]
 
@@ -193,3 +193,32 @@ def test_200_000_denied_checks_a_second_stay_exact_and_within_the_rate(
     assert sum(n for k, n in counting.under(path).items() if k.capability == SYS_PACCT) == 2_000_000
     assert len(seen) <= 10 + 5 * (took + 1) * 2
     assert len(seen) + sum(counting.last.events_lost.values()) >= 2_000_000
+
+
+#: Takes any arguments, and asks for one capability.
+CODE = "import os\ntry: os.setuid(4711)\nexcept OSError: pass"
+
+
+def test_the_command_line_is_told_only_where_it_was_asked_for(
+    told: Told, fresh_cgroup: Callable[..., tuple[Path, str]]
+) -> None:
+    _, without = told()
+    _, events = told(arguments=True)
+    directory, _ = fresh_cgroup("")
+    command = ("/usr/bin/python3", "-SEc", CODE, "hunter2 \udcff", "")
+    run_in_cgroup(directory, *command)
+    (silent,) = of(without(), SETUID)
+    (event,) = of(events(), SETUID)
+    assert silent.arguments == ()
+    assert event.arguments == command
+
+
+def test_a_long_command_line_is_cut(
+    told: Told, fresh_cgroup: Callable[..., tuple[Path, str]]
+) -> None:
+    _, events = told(arguments=True)
+    directory, _ = fresh_cgroup("")
+    command = ("/usr/bin/python3", "-SEc", CODE, "x" * 5000)
+    run_in_cgroup(directory, *command)
+    (event,) = of(events(), SETUID)
+    assert "\0".join(event.arguments) == "\0".join(command)[:1024]

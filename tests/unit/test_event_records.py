@@ -85,7 +85,9 @@ def test_any_record_of_the_right_size_is_read_and_can_be_printed(record: bytes) 
 
 
 def test_the_schema_knows_every_field_and_no_other() -> None:
-    event = seed_event(auid=1000, insetid=False, audit=True, stack=(1, 2))
+    event = seed_event(
+        auid=1000, insetid=False, audit=True, stack=(1, 2), arguments=("dmesg", "-H", "\udcff")
+    )
     who = replace(XWING, workload_kind="Deployment", workload="xwing")
     made = record_of(event, who, "node-1", symbol=hex)
     jsonschema.Draft202012Validator.check_schema(SCHEMA)

@@ -72,6 +72,7 @@ events = st.builds(
     audit=st.none() | st.booleans(),
     insetid=st.none() | st.booleans(),
     stack=st.just(()),
+    arguments=st.lists(names, max_size=3).map(tuple),
 )
 held = st.dictionaries(
     cgroups,
