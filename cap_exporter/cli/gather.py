@@ -28,6 +28,17 @@ def gather_options(function: F) -> F:
                 help="Count by myself for this time (root) instead of asking a running exporter.",
             ),
             option("--url", default=DEFAULT_URL, help="A running exporter's page address."),
+            choice_options,
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def choice_options(function: F) -> F:
+    """Which profiles: what is_wanted() takes."""
+    for decorate in reversed(
+        (
             option(
                 "--namespace", "-n", multiple=True, help="Only this namespace (may be repeated)."
             ),
