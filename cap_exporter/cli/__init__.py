@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "Count, resolve, serve: the exporter.",
     "profile": "What containers use and are denied.",
     "advise": "The least that each workload's securityContext may say, with reasons.",
+    "top": "Live: which containers use and are denied what, denied first.",
     "events": "Stream of sampled checks: who asked for what, and was it given.",
     "record": "Write what a source gives to a file.",
     "resolve": "What a cgroup path, cgroup id or process is, and why.",
