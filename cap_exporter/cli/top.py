@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cap_exporter.cli import gather
-from cap_exporter.cli.client import DEFAULT_URL
+from cap_exporter.cli.client import DEFAULT_URL, NoAnswer
 from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
 from cap_exporter.top.model import Profile, Sort
 
@@ -84,7 +84,7 @@ def command(
 
     def answer(feed: Feed) -> Answer:
         found = look(feed)
-        if found.problem:
+        if isinstance(found.problem, NoAnswer):
             raise click.ClickException(
                 f"{found.problem}.\nStart the exporter (`cap-exporter run`), give its address "
                 "(--url), or count right here, as root: cap-exporter top --here"

@@ -63,7 +63,7 @@ class Viewer:
         if isinstance(answer.problem, SourceError):
             raise answer.problem
         if answer.problem:
-            self._problem = f"{answer.problem}; trying again"
+            self._problem = f"trying again: {answer.problem}"
             return
         self._problem = ""
         wanted = filter(self._is_wanted, answer.profiles)

@@ -135,7 +135,7 @@ def _head(frame: Frame, rows: Sequence[Row], width: int | None) -> list[Text]:
     shown = f"{len(rows)} of {len(frame.rows)}" if len(rows) != len(frame.rows) else f"{len(rows)}"
     second = _parts(
         [
-            (f"{shown} containers", ""),
+            (f"{shown} container{'' if shown == '1' else 's'}", ""),
             (f"filter: {printable(state.words)}", STRONG) if state.words else ("", ""),
             (f"{_rate(denied)} denied/s", DENIED if denied else ""),
             (f"{_rate(checks)} checks/s", ""),
@@ -191,11 +191,9 @@ class _Column(NamedTuple):
 
 def _columns(width: int | None, rows: Sequence[Row]) -> list[_Column]:
     """Those that there is room for. Names, and marks of capabilities, share what numbers leave."""
-    denied_rate = _Column(
-        "DENIED/s", 8, lambda row, _: _number(_rate(row.denied_rate), row.denied_rate)
-    )
+    denied_rate = _Column("DENIED/s", 8, lambda row, _: _red(_rate(row.denied_rate)))
     used_rate = _Column("USED/s", 7, lambda row, _: Text(_rate(row.used_rate)))
-    denied = _Column("DENIED", 7, lambda row, _: _number(_count(row.denied), row.denied))
+    denied = _Column("DENIED", 7, lambda row, _: _red(_count(row.denied)))
     longest = max((cell_len(_name(row)) for row in rows), default=0)
     if width is None:
         name = max(longest, len("CONTAINER"))
@@ -248,8 +246,8 @@ def _name(row: Row) -> str:
     return row.place if row.profile.get("running", True) else f"{row.place}†"
 
 
-def _number(text: str, denied: float | None) -> Text:
-    return Text(text, style=DENIED if denied else "")
+def _red(number: str) -> Text:
+    return Text(number, style="" if number in ("0", "-") else DENIED)
 
 
 def _marks(row: Row, width: int | None) -> Text:
@@ -306,10 +304,10 @@ def _container(frame: Frame, row: Row | None, width: int) -> list[Text]:
     lines += _wrapped(Text(printable(", ".join(more)), style=DIM), width)
     lines += [Text(), *_uses(row, width)]
     if row.unused:
+        held = len(one["granted"]["bounding"])
         names = ", ".join(map(_bare, row.unused))
-        lines += _wrapped(
-            Text(printable(f"○ {len(row.unused)} granted, not used: {names}"), style=DIM), width
-        )
+        text = f"○ {len(row.unused)} of {held} granted are not used: {names}"
+        lines += _wrapped(Text(printable(text), style=DIM), width)
     elif row.unused is None:
         lines.append(Text("What it holds was not read.", style=DIM))
     for what, counts in one["in_user_namespace"].items():
