@@ -322,7 +322,9 @@ def _container(frame: Frame, row: Row | None, width: int) -> list[Text]:
     for record in frame.events:
         denied = record["verdict"] == "denied"
         mark = "✗" if denied else "●"
-        lines += _wrapped(Text(f"{mark} {line_of(record)}", style=DENIED if denied else ""), width)
+        # Whose they are stands above.
+        line = line_of(record | {"namespace": "", "pod": "", "container": ""})
+        lines += _wrapped(Text(f"{mark} {line}", style=DENIED if denied else ""), width)
     if row.key.pod or row.key.container_id or row.key.container.endswith(".service"):
         lines += [Text(), Text("ADVICE", style=HEAD), *_advice(frame.rows, row, width)]
     return lines
