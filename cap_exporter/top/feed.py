@@ -63,8 +63,9 @@ class Feed(Protocol):
     def follow(self) -> None:
         """Events too, from now on; those that are kept first."""
 
-    def profiles(self) -> Sequence[Profile]:
-        """Raises NoAnswer, which may pass, or SourceError."""
+    def profiles(self) -> tuple[Sequence[Profile], float]:
+        """With the time until which they count, seconds of the monotonic clock. Raises NoAnswer,
+        which may pass, or SourceError."""
 
     def close(self) -> None: ...
 
@@ -80,9 +81,8 @@ class Running:
         self.name = printable(urlsplit(url).netloc.rpartition("@")[2] or url)
         self.events = LastEvents()
 
-    def profiles(self) -> Sequence[Profile]:
-        found: list[Profile] = ask_exporter(self._url)["containers"]
-        return found
+    def profiles(self) -> tuple[Sequence[Profile], float]:
+        return ask_exporter(self._url)["containers"], time.monotonic()
 
     def follow(self) -> None:
         threading.Thread(target=self._follow, daemon=True).start()
@@ -145,11 +145,11 @@ class Here:
         except Exception as error:
             self._error = error
 
-    def profiles(self) -> Sequence[Profile]:
+    def profiles(self) -> tuple[Sequence[Profile], float]:
         if self._error:
             raise SourceError(f"counting has ended: {self._error}") from self._error
-        found: list[Profile] = self._document()["containers"]
-        return found
+        at = time.monotonic() - self._exporter.seconds_since_drain()
+        return self._document()["containers"], at
 
     def close(self) -> None:
         self._exporter.stop()
@@ -158,7 +158,7 @@ class Here:
 
 class Answer(NamedTuple):
     at: float
-    """Seconds of the monotonic clock."""
+    """Until when they count, seconds of the monotonic clock."""
     time: float
     """Seconds since the epoch (UTC)."""
     profiles: Sequence[Profile]
@@ -194,10 +194,8 @@ class Poller:
 
 def look(feed: Feed) -> Answer:
     """Ask once."""
-    profiles: Sequence[Profile] = ()
-    problem: NoAnswer | SourceError | None = None
     try:
-        profiles = feed.profiles()
+        profiles, at = feed.profiles()
     except (NoAnswer, SourceError) as error:
-        problem = error
-    return Answer(time.monotonic(), time.time(), profiles, problem)
+        return Answer(0.0, 0.0, (), error)
+    return Answer(at, time.time(), profiles, None)

@@ -66,8 +66,8 @@ class Viewer:
             self._problem = f"trying again: {answer.problem}"
             return
         self._problem = ""
-        wanted = filter(self._is_wanted, answer.profiles)
-        self._news = self._history.add(wanted, answer.at), answer.time
+        rows = self._history.add(answer.profiles, answer.at)
+        self._news = [row for row in rows if self._is_wanted(row.profile)], answer.time
         if not self._state.paused:
             self._shown = self._news
 

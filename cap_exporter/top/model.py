@@ -14,9 +14,8 @@ from cap_exporter.terminal import printable
 Profile = dict[str, Any]
 Counts = Mapping[str, int]
 
-#: Rates are over this time, seconds: an exporter's counts change with its drains, every 5 s by
-#: default, so over less they would be nothing, then double.
-WINDOW = 10.0
+#: Rates are over about this time, seconds: two drains of an exporter that makes one each 5 s.
+WINDOW = 12.0
 
 
 class Key(NamedTuple):
@@ -75,10 +74,17 @@ class _Sample(NamedTuple):
     at: float
     counts: dict[Key, tuple[Counts, Counts]]
     """Used and denied."""
+    after_drain: bool
+    """It was the first look after a drain."""
 
 
 class History:
-    """The last documents, as far as rates need them."""
+    """The last documents, as far as rates need them.
+
+    An exporter's counts change with its drains, every 5 s by default: a look in between tells
+    nothing, and a rate over less than a drain is nothing, then double. So rates are from drain to
+    drain, which are seen by their changes.
+    """
 
     def __init__(self, window: float = WINDOW) -> None:
         self._window = window
@@ -88,24 +94,32 @@ class History:
         """``at``: seconds of a monotonic clock. The first document has no rates."""
         profiles = list(containers)
         counts = {key_of(one): (one["used"], one["denied"]) for one in profiles}
-        self._samples.append(_Sample(at, counts))
+        last = self._samples[-1] if self._samples else None
+        # Without a change for long, there was none to make.
+        if last is None or counts != last.counts or at - last.at >= self._window:
+            self._samples.append(_Sample(at, counts, after_drain=last is not None))
         # The last two stay, however far apart: there may have been no answer in between.
-        while len(self._samples) > 2 and self._samples[0].at < at - self._window:
+        while len(self._samples) > 2 and not (
+            self._samples[0].after_drain and self._samples[0].at >= at - self._window
+        ):
             self._samples.popleft()
-        base = self._samples[0] if len(self._samples) > 1 else None
-        return [_row(one, base, at) for one in profiles]
+        base, seconds = None, 0.0
+        if len(self._samples) > 1:
+            base = self._samples[0].counts
+            seconds = self._samples[-1].at - self._samples[0].at
+        return [_row(one, base, seconds) for one in profiles]
 
 
-def _row(one: Profile, base: _Sample | None, at: float) -> Row:
+def _row(one: Profile, base: Mapping[Key, tuple[Counts, Counts]] | None, seconds: float) -> Row:
     key = key_of(one)
     used, denied = one["used"], one["denied"]
-    used_before, denied_before = base.counts.get(key, ({}, {})) if base else ({}, {})
+    used_before, denied_before = (base or {}).get(key, ({}, {}))
     if _went_back(used, used_before) or _went_back(denied, denied_before):
         # The exporter began anew: all it has is since then.
         used_before, denied_before = {}, {}
 
     def rate(now: int, before: int) -> float | None:
-        return (now - before) / (at - base.at) if base and at > base.at else None
+        return (now - before) / seconds if seconds > 0 else None
 
     granted = one.get("granted")
     held = granted["bounding"] if granted else None

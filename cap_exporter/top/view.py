@@ -387,7 +387,7 @@ def _help(width: int) -> list[Text]:
     ):
         lines += _wrapped(Text.assemble((f"{mark:6}", style), text), width)
     lines += [Text()]
-    lines += _wrapped(Text("Rates are over the last ten seconds; - is not known yet."), width)
+    lines += _wrapped(Text("Rates are over the last ten seconds or so; - is not known yet."), width)
     return lines
 
 

@@ -66,16 +66,36 @@ def test_a_rate_is_what_was_added_over_the_time_between() -> None:
     }
 
 
-def test_rates_are_over_ten_seconds_since_counts_come_in_bursts() -> None:
-    documents = [
-        (float(at), [profile(denied={"CAP_SYSLOG": 10 * (at // 5)})]) for at in range(5, 42, 2)
-    ]
-    rates = [
-        row.denied_rate
-        for last in range(8, len(documents) + 1)
-        for row in rows_of(*documents[:last])
-    ]
-    assert set(rates) == {2}
+@pytest.mark.parametrize(("looks", "drains"), [(2.03, 5.0), (0.5, 5.0), (2.0, 0.2), (30.0, 5.0)])
+def test_a_steady_rate_stays_so_though_counts_come_with_the_drains(
+    looks: float, drains: float
+) -> None:
+    """100 checks a second."""
+    history = History()
+    for number in range(200):
+        at = number * looks
+        checks = round(100 * drains * (at // drains))
+        (row,) = history.add([profile(used={"CAP_KILL": checks})], at)
+        if at > 12 and number > 1:
+            assert row.used_rate == pytest.approx(100, rel=0.25)
+
+
+def test_a_rate_ends_when_nothing_changes_any_more() -> None:
+    history = History()
+    for at in range(60):
+        (row,) = history.add([profile(used={"CAP_KILL": min(at, 20)})], float(at))
+        if 1 < at <= 20:
+            assert row.used_rate == 1
+        if at > 32:
+            assert row.used_rate == 0
+
+
+def test_another_container_s_change_says_that_this_one_has_none() -> None:
+    history = History()
+    for at in range(30):
+        busy = profile("busy", used={"CAP_KILL": at})
+        row, _ = history.add([profile(used={"CAP_KILL": min(at, 2)}), busy], float(at))
+    assert row.used_rate == 0
 
 
 def test_after_an_outage_rates_are_over_the_outage_once_and_then_over_the_last_looks() -> None:
