@@ -100,7 +100,8 @@ class History:
             self._samples.append(_Sample(at, counts, after_drain=last is not None))
         # The last two stay, however far apart: there may have been no answer in between.
         while len(self._samples) > 2 and not (
-            self._samples[0].after_drain and self._samples[0].at >= at - self._window
+            self._samples[0].after_drain
+            and self._samples[0].at >= self._samples[-1].at - self._window
         ):
             self._samples.popleft()
         base, seconds = None, 0.0

@@ -106,10 +106,10 @@ def printout(frame: Frame, width: int | None, *, unicode: bool = True) -> list[T
 
 
 def _safe(line: Text, width: int | None, *, unicode: bool) -> Text:
+    if not unicode:
+        line.plain = line.plain.translate(ASCII).encode("ascii", "replace").decode()
     if width is not None:
         line.truncate(width, overflow="crop")
-    if not unicode:
-        line.plain = line.plain.translate(ASCII)
     return line
 
 

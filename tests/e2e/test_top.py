@@ -336,9 +336,10 @@ def test_where_nothing_is_found_the_status_says_so(exporter: RunningExporter) ->
 
 def test_it_counts_by_itself(two: tuple[str, str]) -> None:
     denied, using = two
-    done = printed("--here", "--interval=2s", "--filter=chroot", f"--container={using}")
+    arguments = ("--here", "--interval=2s", "--filter=chroot", f"--container={using}")
+    done = printed(*arguments, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"^  {using} +0 +[345]\.\d +0 ●SYS_CHROOT$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^  {using} +0 +[345]\.\d +0 \*SYS_CHROOT$", done.stdout, re.MULTILINE)
     assert order(done.stdout) == [using]
     with Terminal(str(COMMAND), "top", "--here", f"--container={denied}") as terminal:
         terminal.shows("counting here")

@@ -314,6 +314,7 @@ def test_no_line_is_wider_than_the_screen_and_none_gives_orders(width: int, heig
             for line in lines:
                 assert cell_len(line.plain) <= width
                 assert line.plain.isprintable(), line.plain
+                assert unicode or line.plain.isascii()
 
 
 def test_a_pipe_gets_no_orders_either() -> None:
