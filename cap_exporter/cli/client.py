@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from typing import Any
 
 DEFAULT_URL = "http://127.0.0.1:10839"
@@ -23,7 +23,7 @@ def ask_exporter(url: str, timeout: float = 10.0) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(address, timeout=timeout) as answer:
             document = json.load(answer)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise NoAnswer(f"no answer from {address}: {getattr(error, 'reason', error)}") from error
     if not isinstance(document, dict) or not isinstance(document.get("containers"), list):
         raise NoAnswer(f"{address} is no cap-exporter: its answer has no containers")
@@ -49,7 +49,7 @@ def follow_events(url: str, recent: bool) -> Iterator[dict[str, Any]]:
                         last = line[4:]
                     elif line.startswith("data: {"):
                         yield json.loads(line[6:])
-        except (OSError, urllib.error.URLError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             if not connected:
                 reason = getattr(error, "reason", error)
                 raise NoAnswer(f"no answer from {address}: {reason}") from error
