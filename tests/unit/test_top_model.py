@@ -80,6 +80,16 @@ def test_a_steady_rate_stays_so_though_counts_come_with_the_drains(
             assert row.used_rate == pytest.approx(100, rel=0.25)
 
 
+def test_rates_are_from_drain_to_drain_as_soon_as_two_were_seen() -> None:
+    """The first look is some time after one: what it is before the next is not a whole drain."""
+    (row,) = rows_of(
+        (0, [profile()]),
+        (2, [profile(used={"CAP_KILL": 500})]),
+        (7, [profile(used={"CAP_KILL": 1000})]),
+    )
+    assert row.used_rate == 100
+
+
 def test_a_rate_ends_when_nothing_changes_any_more() -> None:
     history = History()
     for at in range(60):
@@ -349,3 +359,11 @@ def test_the_last_events_of_each_container_are_kept_the_newest_first() -> None:
     quiet = Key("shop", "quiet-1", "quiet", "id-quiet")
     assert [record["number"] for record in events.of(quiet)] == [1]
     assert events.of(Key("", "", "other", "")) == []
+
+
+def test_of_too_many_containers_those_that_are_silent_longest_lose_their_events() -> None:
+    events = LastEvents()
+    for number in (*range(2000), 0, 2000):
+        events.add({"namespace": "", "pod": "", "container": str(number)})
+    known = [bool(events.of(Key("", "", str(number), ""))) for number in (0, 1, 2, 2000)]
+    assert known == [True, False, True, True]
