@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 #: A comment is sent after this time without events, seconds: proxies and readers see it lives.
 HEARTBEAT = 15.0
 
+_MEDIA_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store"}
+
 
 def event_routes(hub: EventHub) -> list[Route]:
     """``?recent=1`` starts with the events that are kept; a Last-Event-ID with those after it."""
 
     async def events(request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type=_MEDIA_TYPE, headers=_HEADERS)
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
         last = request.headers.get("last-event-id", "")
@@ -58,8 +63,6 @@ def event_routes(hub: EventHub) -> list[Route]:
             finally:
                 hub.leave(reader)
 
-        return StreamingResponse(
-            stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        return StreamingResponse(stream(), media_type=_MEDIA_TYPE, headers=_HEADERS)
 
     return [Route("/api/v1/events", events)]

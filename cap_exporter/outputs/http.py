@@ -15,14 +15,19 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cap_exporter.outputs.gate import Gate
 from cap_exporter.outputs.listen import listen
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import Route
 
-#: A connection must have sent a whole request head within this time, seconds (slowloris).
+#: A request's head must have come as a whole within this time from its first byte, or from the
+#: connection's begin, seconds (slowloris).
 HEAD_TIMEOUT = 10.0
+
+#: Who does not read its answer for this time is cut off, seconds: it holds the page in memory.
+SEND_TIMEOUT = 30.0
 
 #: An idle connection is kept this long for the next request: more than a scrape interval.
 KEEP_ALIVE = 75
@@ -33,8 +38,6 @@ HEAD_LIMIT = 16 * 1024
 #: Open connections per address. A new one beyond that takes the place of the one that has been
 #: waiting longest without a request.
 MAX_CONNECTIONS = 128
-
-_HEADERS = [("X-Content-Type-Options", "nosniff")]
 
 
 class _Connections:
@@ -56,15 +59,65 @@ class _Connections:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol with a deadline for the request's head and a connection limit."""
+    """uvicorn's HTTP/1.1 protocol with deadlines for heads and readers, and a connection limit."""
 
     tally: _Connections
     clock: Callable[[], None]
-    _deadline: asyncio.TimerHandle | None = None
+    _head_deadline: asyncio.TimerHandle | None = None
+    _send_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_deadline = self.loop.call_later(HEAD_TIMEOUT, self.drop)
+        self.tally.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_deadline, self._send_deadline):
+            if timer is not None:
+                timer.cancel()
+        self.tally.remove(self)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # TLS hands over what came before
         self.clock()
         super().data_received(data)
+        self._expect_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_head()
+
+    def _expect_head(self) -> None:
+        """A head that has begun has a deadline; where none has, uvicorn's keep-alive counts."""
+        begun = self.idle and bool(self.conn.trailing_data[0])
+        if begun and self._head_deadline is None:
+            self._head_deadline = self.loop.call_later(HEAD_TIMEOUT, self.drop)
+        elif not begun and self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._send_deadline = self.loop.call_later(SEND_TIMEOUT, self.drop)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's own has no date, and is an error of its own once an answer has begun."""
+        if self.idle:
+            headers = b"".join(b"%b: %b\r\n" % one for one in self.server_state.default_headers)
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\n%bContent-Type: text/plain; charset=utf-8\r\n"
+                b"Connection: close\r\n\r\n%b\n" % (headers, msg.encode())
+            )
+        else:
+            self.cycle.disconnected = True
+        self.transport.close()
 
     @property
     def idle(self) -> bool:
@@ -73,44 +126,20 @@ class _Protocol(H11Protocol):
         cycle: Any = self.cycle
         return cycle is None or bool(cycle.response_complete)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._deadline = self.loop.call_later(HEAD_TIMEOUT, self._late)
-        self.tally.add(self)
-
-    def _late(self) -> None:
-        cycle: Any = self.cycle
-        if cycle is None:
-            self.drop()
-
     def drop(self) -> None:
         self.transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self.tally.remove(self)
-        super().connection_lost(exc)
 
-
-class _NotFound:
-    """What no route answers: 404, or 405 for a method that no route takes."""
-
-    async def __call__(self, request: Request, _error: Exception) -> Response:
-        return PlainTextResponse(
-            f"There is nothing at {request.url.path!r}.\n", 404, headers=dict(_HEADERS)
-        )
-
-
-async def _not_allowed(_request: Request, _error: Exception) -> Response:
-    return PlainTextResponse(
-        "Only GET and HEAD are answered here.\n", 405, headers={"Allow": "GET, HEAD"}
-    )
+async def _not_found(request: Request, _error: Exception) -> Response:
+    return PlainTextResponse(f"There is nothing at {request.url.path!r}.\n", 404)
 
 
 def application(routes: Sequence[Route]) -> Starlette:
-    """An ASGI application of these routes, with plain answers for all else."""
-    return Starlette(routes=list(routes), exception_handlers={404: _NotFound(), 405: _not_allowed})
+    """An ASGI application of these routes, with a plain answer for all else."""
+    found = Starlette(routes=list(routes), exception_handlers={404: _not_found})
+    # It would lead to wherever the Host header says.
+    found.router.redirect_slashes = False
+    return found
 
 
 class HttpServer:
@@ -124,19 +153,20 @@ class HttpServer:
             "Protocol", (_Protocol,), {"tally": connections, "clock": staticmethod(self._set_date)}
         )
         config = uvicorn.Config(
-            application(routes),
+            Gate(application(routes), HEAD_LIMIT),
             http=protocol,
             ws="none",
             loop="asyncio",
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            # Below are warnings of what clients send: who floods us must not flood the log.
+            log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
             h11_max_incomplete_event_size=HEAD_LIMIT,
             timeout_graceful_shutdown=1,
-            headers=_HEADERS,
         )
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
@@ -193,7 +223,7 @@ class _Server(uvicorn.Server):
         if now != self._dated:
             self._dated = now
             date = formatdate(now, usegmt=True).encode()
-            self.server_state.default_headers = [(b"date", date), *self.config.encoded_headers]
+            self.server_state.default_headers = [(b"date", date)]
 
     def install_signal_handlers(self) -> None:
         """Named so by older versions of uvicorn."""

@@ -65,7 +65,7 @@ def profile_routes(profiles: Callable[[], Mapping[str, Any]]) -> list[Route]:
 
 SCHEMAS = ("profile", "advice", "event")
 
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_HEADERS = {"Cache-Control": "no-store"}
 
 
 def load_schema(name: str) -> dict[str, Any]:
