@@ -286,23 +286,6 @@ struct check_event_long {
 	char arguments[CAP_EVENT_ARGUMENTS];
 };
 
-/* How events are sampled; not for the process. */
-
-struct sample_key {
-	__u64 key;
-	__u64 executable;		/* a mix of device and inode number */
-};
-
-struct sample {
-	__u64 last;			/* boot clock, ns */
-	__u64 suppressed;		/* equal checks since */
-};
-
-struct tokens {
-	__u64 left;
-	__u64 refilled;			/* boot clock, ns */
-};
-
 #define CAP_STACK_WORDS 64
 #define CAP_STACK_FRAMES 12
 

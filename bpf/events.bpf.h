@@ -17,6 +17,16 @@ struct {
 	__uint(max_entries, 1024 * 1024); /* set before loading */
 } check_events SEC(".maps");
 
+struct sample_key {
+	__u64 key;
+	__u64 executable; /* a mix of device and inode number */
+};
+
+struct sample {
+	__u64 last;	  /* boot clock, ns */
+	__u64 suppressed; /* equal checks since */
+};
+
 /* Least recently used: what is evicted is merely told once more. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -75,6 +85,11 @@ static __always_inline bool was_told(const struct sample_key *kind, __u64 *pendi
 	entry->check = check;
 	return false;
 }
+
+struct tokens {
+	__u64 left;
+	__u64 refilled; /* boot clock, ns */
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -144,14 +159,14 @@ __noinline int path_names(__u64 at_dentry, __u64 at_mnt, __u64 root_dentry, __u6
 	struct dentry *dentry = (void *)at_dentry, *parent;
 	struct vfsmount *vfs = (void *)at_mnt;
 	struct mount *mount, *above;
-	struct check_event_long *scratch;
+	struct check_event *event;
 	__u32 zero = 0, at = 0;
 	bool done = false;
 	long len;
 	int i;
 
-	scratch = bpf_map_lookup_elem(&event_scratch, &zero);
-	if (!scratch)
+	event = bpf_map_lookup_elem(&event_scratch, &zero); /* the long one begins with it */
+	if (!event)
 		return 0;
 	which &= EVENT_NAMES - 1;
 	/*
@@ -174,7 +189,7 @@ __noinline int path_names(__u64 at_dentry, __u64 at_mnt, __u64 root_dentry, __u6
 		} else {
 			barrier_var(at); /* or clang drops the mask, which the verifier wants */
 			at &= CAP_EVENT_PATH - 1;
-			len = bpf_probe_read_kernel_str(&scratch->event.names[which][at], CAP_EVENT_NAME,
+			len = bpf_probe_read_kernel_str(&event->names[which][at], CAP_EVENT_NAME,
 							BPF_CORE_READ(dentry, d_name.name));
 			if (len > 0)
 				at += len & (CAP_EVENT_NAME * 2 - 1);

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cap_exporter.cgroups.hierarchies import Hierarchies, Mode, discover
 from cap_exporter.cgroups.tree import CgroupTree
@@ -16,6 +17,8 @@ from cap_exporter.identities import Identities, Pods
 from cap_exporter.labels import LabelScheme
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import Event, Identity
+from cap_exporter.profiles.askers import Askers
+from cap_exporter.profiles.profile import document
 from cap_exporter.scope import Scope
 from cap_exporter.self_stats import SelfStats
 from cap_exporter.sources.choose import make_source
@@ -103,3 +106,27 @@ def make_exporter(
         scope=settings.scope,
     )
     return exporter, ledger
+
+
+def make_profiler(
+    source: Mapping[str, Any],
+    *,
+    interval: float,
+    paced: bool = True,
+    on_event: Callable[[Event, Identity], None] = lambda _event, _identity: None,
+) -> tuple[Exporter, Callable[[], dict[str, Any]]]:
+    """An exporter for who looks on, and what gives the profiles of all that it has counted.
+    source: settings of where checks come from. interval: seconds between two drains."""
+    askers = Askers()
+
+    def take(event: Event, identity: Identity) -> None:
+        askers.add(event, identity)
+        on_event(event, identity)
+
+    exporter, ledger = make_exporter(
+        Settings(
+            **source, drain_interval=interval, paced=paced, events=EventSettings(allowed=True)
+        ),
+        on_event=take,
+    )
+    return exporter, lambda: document(ledger.accounts(), asked_by=askers.of)

@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 
-from cap_exporter.cli.client import DEFAULT_URL, NoAnswer, follow_events
 from cap_exporter.cli.options import (
     Capabilities,
     Duration,
@@ -29,6 +28,7 @@ from cap_exporter.cli.options import (
     set_up_logging,
     source_options,
 )
+from cap_exporter.client import DEFAULT_URL, NoAnswer, follow_events
 from cap_exporter.outputs.event_record import line_of, record_of
 
 

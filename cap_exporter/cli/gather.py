@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from cap_exporter.cli.client import DEFAULT_URL, NoAnswer, ask_exporter
 from cap_exporter.cli.options import Duration, F, option
+from cap_exporter.client import DEFAULT_URL, NoAnswer, ask_exporter
 
 
 def gather_options(function: F) -> F:
@@ -61,33 +61,16 @@ def choice_options(function: F) -> F:
 
 def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:
     """Count for this time, in seconds; None: play a recording to its end."""
-    from cap_exporter.assembly import Settings, make_exporter
-    from cap_exporter.model import Event, Identity
-    from cap_exporter.profiles.askers import Askers
-    from cap_exporter.profiles.profile import document
+    from cap_exporter.assembly import make_profiler
     from cap_exporter.signals import stop_on_signals
-    from cap_exporter.sources.events import EventSettings
 
     interval = min(1.0, duration or 1.0)
-    askers = Askers()
-
-    def on_event(event: Event, identity: Identity) -> None:
-        askers.add(event, identity)
-
-    exporter, ledger = make_exporter(
-        Settings(
-            **source,
-            drain_interval=interval,
-            paced=duration is not None,
-            events=EventSettings(allowed=True),
-        ),
-        on_event=on_event,
-    )
+    exporter, profiles = make_profiler(source, interval=interval, paced=duration is not None)
     stop = stop_on_signals(exporter.stop)
     exporter.open()
     if duration is None:
         exporter.play_to_end()
-        return document(ledger.accounts(), asked_by=askers.of)
+        return profiles()
     timer = threading.Timer(duration, exporter.stop)
     timer.daemon = True
     timer.start()
@@ -98,7 +81,7 @@ def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:
     timer.cancel()
     if stop.is_set() and time.monotonic() - began < duration:
         click.echo("Stopped early; this is what was counted until then.", err=True)
-    return document(ledger.accounts(), asked_by=askers.of)
+    return profiles()
 
 
 def ask(url: str, command: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import click
 from cap_exporter.cgroups.hierarchies import discover
 from cap_exporter.cgroups.reference import parse
 from cap_exporter.cgroups.tree import CgroupTree
-from cap_exporter.cli.client import DEFAULT_URL, NoAnswer, ask_exporter
 from cap_exporter.cli.options import option
+from cap_exporter.client import DEFAULT_URL, NoAnswer, ask_exporter
 from cap_exporter.labels import label_value
 from cap_exporter.model import CgroupKey, ReferenceKind, Role
 from cap_exporter.terminal import printable

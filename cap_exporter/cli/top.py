@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from cap_exporter.cli import gather
-from cap_exporter.cli.client import DEFAULT_URL, NoAnswer
 from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
+from cap_exporter.client import DEFAULT_URL, NoAnswer
 from cap_exporter.top.model import Profile, Sort
 
 

@@ -356,12 +356,7 @@ class _ResponseBody:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # A connection with data still on its way cannot be used again.
         if self._whole:
             self._response.release_conn()

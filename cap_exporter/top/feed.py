@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from cap_exporter.cli.client import NoAnswer, ask_exporter, follow_events
+from cap_exporter.client import NoAnswer, ask_exporter, follow_events
 from cap_exporter.model import SourceError
 from cap_exporter.terminal import printable
 from cap_exporter.top.model import Key, Profile, key_of
@@ -108,27 +108,18 @@ class Here:
     def __init__(self, source: dict[str, Any], interval: float) -> None:
         import platform
 
-        from cap_exporter.assembly import Settings, make_exporter
+        from cap_exporter.assembly import make_profiler
         from cap_exporter.model import Event, Identity
         from cap_exporter.outputs.event_record import record_of
-        from cap_exporter.profiles.askers import Askers
-        from cap_exporter.profiles.profile import document
-        from cap_exporter.sources.events import EventSettings
 
         self.events = LastEvents()
-        askers = Askers()
         node = self.events.node = platform.node()
 
         def on_event(event: Event, identity: Identity) -> None:
-            askers.add(event, identity)
             self.events.add(record_of(event, identity, node))
 
-        self._exporter, ledger = make_exporter(
-            Settings(**source, drain_interval=interval / 2, events=EventSettings(allowed=True)),
-            on_event=on_event,
-        )
-        self._document: Callable[[], dict[str, Any]] = lambda: document(
-            ledger.accounts(), asked_by=askers.of
+        self._exporter, self._profiles = make_profiler(
+            source, interval=interval / 2, on_event=on_event
         )
         self._error: Exception | None = None
         self._exporter.open()
@@ -149,7 +140,7 @@ class Here:
         if self._error:
             raise SourceError(f"counting has ended: {self._error}") from self._error
         at = time.monotonic() - self._exporter.seconds_since_drain()
-        return self._document()["containers"], at
+        return self._profiles()["containers"], at
 
     def close(self) -> None:
         self._exporter.stop()

@@ -8,7 +8,6 @@ import re
 import select
 import termios
 import tty
-from types import TracebackType
 from typing import Self
 
 #: Seconds until a lone escape byte is the key: the rest of a sequence comes with it.
@@ -81,12 +80,7 @@ class Keyboard:
         tty.setcbreak(self.fd)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         termios.tcsetattr(self.fd, termios.TCSAFLUSH, self._before)
 
     def read(self) -> list[str] | None:

@@ -5,8 +5,7 @@ choose them; and a client that sends any bytes."""
 from __future__ import annotations
 
 import socket
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from cap_exporter.event_hub import EventHub
 from cap_exporter.ledger import Ledger
@@ -41,10 +40,8 @@ IDENTITIES = [
 class Served:
     """``metrics`` and ``page`` are the servers."""
 
-    def __init__(
-        self, address: str = "127.0.0.1:0", containers: int = 0, **servers: dict[str, Any]
-    ) -> None:
-        """containers: more than the few. servers: more arguments of ``metrics`` or ``page``."""
+    def __init__(self, containers: int = 0) -> None:
+        """containers: more than the few."""
         ledger = Ledger()
         many = [Identity("many", f"pod-{n}", "c", f"{n:064}") for n in range(containers)]
         for number, identity in enumerate([*IDENTITIES, *many], 1):
@@ -64,20 +61,15 @@ class Served:
             *event_routes(self.hub),
             *profile_routes(lambda: document(ledger.accounts())),
         ]
-        self.metrics = HttpServer(address, metrics, **servers.get("metrics", {}))
-        self.page = HttpServer(address, page, **servers.get("page", {}))
+        self.metrics = HttpServer("127.0.0.1:0", metrics)
+        self.page = HttpServer("127.0.0.1:0", page)
 
     def __enter__(self) -> Self:
         self.metrics.start()
         self.page.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.metrics.stop()
         self.page.stop()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cap_exporter.cli.client import NoAnswer, ask_exporter, follow_events
+from cap_exporter.client import NoAnswer, ask_exporter, follow_events
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 # The tests on other kernels, in virtual machines without hardware virtualization. The main Makefile
 # includes this.
 #
-#   VM_KERNELS='6.1 6.12'   only these (python -m tests.vm.kernels --list); default: all but -rt
+#   VM_KERNELS='6.1 6.12'   only these; default: all but -rt
 #   VM_ARGS='…'             more arguments for tests.vm.matrix, e.g. --attach kprobe
 
 .PHONY: test-vm vm-packages
