@@ -30,9 +30,11 @@ from cap_exporter.outputs.event_record import record_of
 from cap_exporter.outputs.event_stream import event_routes
 from cap_exporter.outputs.http import HttpServer
 from cap_exporter.outputs.listen import ListenError
+from cap_exporter.outputs.page.node import Node
+from cap_exporter.outputs.page.routes import page_routes
 from cap_exporter.outputs.profile_routes import profile_routes
 from cap_exporter.outputs.prometheus import Metrics
-from cap_exporter.outputs.routes import Readiness, metrics_routes, page_routes
+from cap_exporter.outputs.routes import Readiness, metrics_routes
 from cap_exporter.pod_watch import start_pod_watch
 from cap_exporter.profiles.askers import Askers
 from cap_exporter.profiles.profile import document, nothing_declared
@@ -169,6 +171,14 @@ def command(
     if watch:
         metrics.own.register(watch.collector)
     readiness = Readiness(exporter.opened.is_set, watch.notes if watch else list)
+    page = Node(
+        ledger,
+        exporter,
+        readiness,
+        name=node,
+        pods=watch.store.size if watch else None,
+        metrics_address=listen,
+    )
     try:
         servers = [
             HttpServer(
@@ -179,7 +189,11 @@ def command(
             ),
             HttpServer(
                 page_listen,
-                [*page_routes(ledger), *event_routes(hub), *profile_routes(profiles)],
+                [
+                    *page_routes(page, profiles, hub),
+                    *event_routes(hub),
+                    *profile_routes(profiles),
+                ],
             ),
         ]
     except ListenError as error:
@@ -189,6 +203,7 @@ def command(
     info = exporter.open()
     for server in servers:
         server.start()
+    page.start()
     otlp.start(ledger, metrics)
     log.info(
         "counting (source %s, attached by %s); metrics on port %d, page on port %d",
@@ -201,6 +216,7 @@ def command(
         exporter.run()
     finally:
         otlp.stop()
+        page.stop()
         for server in servers:
             server.stop()
         if watch:

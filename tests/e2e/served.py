@@ -5,7 +5,8 @@ choose them; and a client that sends any bytes."""
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 from cap_exporter.event_hub import EventHub
 from cap_exporter.ledger import Ledger
@@ -21,9 +22,11 @@ from cap_exporter.model import (
 from cap_exporter.outputs.event_record import record_of
 from cap_exporter.outputs.event_stream import event_routes
 from cap_exporter.outputs.http import HttpServer
+from cap_exporter.outputs.page.node import Node
+from cap_exporter.outputs.page.routes import page_routes
 from cap_exporter.outputs.profile_routes import profile_routes
 from cap_exporter.outputs.prometheus import Metrics
-from cap_exporter.outputs.routes import Readiness, metrics_routes, page_routes
+from cap_exporter.outputs.routes import Readiness, metrics_routes
 from cap_exporter.profiles.profile import document
 from cap_exporter.self_stats import SelfStats
 from tests.otlp.events import event
@@ -35,6 +38,17 @@ IDENTITIES = [
     Identity("", "", EVIL, "b" * 64, cgroup=f"/{EVIL}"),
     Identity("", "", "(host)", ""),
 ]
+
+
+@dataclass
+class Loop:
+    """A drain loop that has just drained."""
+
+    stats: SelfStats = field(default_factory=SelfStats)
+    interval: float = 5.0
+
+    def seconds_since_drain(self) -> float:
+        return 0.0
 
 
 class Served:
@@ -53,13 +67,18 @@ class Served:
         self.hub = EventHub()
         for identity in IDENTITIES:
             self.hub.publish(record_of(event(), identity, "node"))
+        loop, readiness = Loop(), Readiness(lambda: True, list)
         metrics = metrics_routes(
-            Metrics(ledger, SelfStats()), lambda: 0.0, lambda: 5.0, Readiness(lambda: True, list)
+            Metrics(ledger, loop.stats), loop.seconds_since_drain, lambda: 5.0, readiness
         )
+
+        def profiles() -> dict[str, Any]:
+            return document(ledger.accounts())
+
         page = [
-            *page_routes(ledger),
+            *page_routes(Node(ledger, loop, readiness, name="node"), profiles, self.hub),
             *event_routes(self.hub),
-            *profile_routes(lambda: document(ledger.accounts())),
+            *profile_routes(profiles),
         ]
         self.metrics = HttpServer("127.0.0.1:0", metrics)
         self.page = HttpServer("127.0.0.1:0", page)
