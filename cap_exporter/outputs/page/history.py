@@ -24,7 +24,7 @@ SAMPLES = 60
 
 #: Series (a container's capability, used or denied) that have a history; later ones have none.
 #: At about 0.4 kB each, 2 MB in all.
-MOST_SERIES = 4800
+MOST_SERIES = 4600
 
 #: Counts are kept modulo this: differences are right up to as many checks between two samples.
 _MODULUS = 1 << 32
