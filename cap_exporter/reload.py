@@ -53,11 +53,18 @@ class Reloader:
             self.last_success = self._clock()
             log.info("the configuration was read again")
 
-    def _signature(self) -> tuple[int, int, int, int] | None:
-        if self._path is None:
-            return None
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None  # between two states of an exchange; or gone: what was read stays
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    def _signature(self) -> Signature | None:
+        return signature_of(self._path) if self._path else None
+
+
+#: Device, inode, time of change and size.
+Signature = tuple[int, int, int, int]
+
+
+def signature_of(path: Path) -> Signature | None:
+    """What changes with a file. None: between two states of an exchange; or gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

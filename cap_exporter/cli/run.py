@@ -23,6 +23,7 @@ from cap_exporter.cli.options import (
 )
 from cap_exporter.cli.otlp_options import Otlp, otlp_options, otlp_settings
 from cap_exporter.cli.reread import reload_on_change, words
+from cap_exporter.config import ConfigError
 from cap_exporter.event_hub import EventHub
 from cap_exporter.labels import LabelScheme
 from cap_exporter.model import Event, Identity
@@ -51,6 +52,17 @@ log = logging.getLogger(__name__)
     "--page-listen",
     default="127.0.0.1:10839",
     help="Address of the page and the API; they show names and paths, so not open by default.",
+)
+@option(
+    "--web-config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="TLS, passwords and headers for --listen: a web configuration file as Prometheus' "
+    "exporters have it.",
+)
+@option(
+    "--page-web-config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The same for --page-listen.",
 )
 @option("--drain-interval", type=Duration(0.05), default="5s", help="Time between two drains.")
 @option(
@@ -115,6 +127,8 @@ log = logging.getLogger(__name__)
 def command(
     listen: str,
     page_listen: str,
+    web_config: Path | None,
+    page_web_config: Path | None,
     kubernetes: str,
     kubeconfig: Path | None,
     node_name: str | None,
@@ -186,6 +200,7 @@ def command(
                 metrics_routes(
                     metrics, exporter.seconds_since_drain, lambda: exporter.interval, readiness
                 ),
+                web_config,
             ),
             HttpServer(
                 page_listen,
@@ -194,9 +209,10 @@ def command(
                     *event_routes(hub),
                     *profile_routes(profiles),
                 ],
+                page_web_config,
             ),
         ]
-    except ListenError as error:
+    except (ListenError, ConfigError) as error:
         raise click.UsageError(str(error)) from error
     stop_on_signals(exporter.stop)
     reload_on_change(click.get_current_context(), exporter, ledger, frozenset(kept))

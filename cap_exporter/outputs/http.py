@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -16,7 +17,10 @@ from starlette.responses import PlainTextResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cap_exporter.outputs.gate import Gate
-from cap_exporter.outputs.listen import listen
+from cap_exporter.outputs.listen import is_loopback, listen
+from cap_exporter.outputs.tls_door import Droppable, TlsDoor
+from cap_exporter.outputs.unread import Room
+from cap_exporter.outputs.web_config_file import WebConfigFile
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -44,9 +48,9 @@ class _Connections:
     """The open connections of one listener, oldest first."""
 
     def __init__(self) -> None:
-        self._open: dict[_Protocol, None] = {}
+        self._open: dict[Droppable, None] = {}
 
-    def add(self, connection: _Protocol) -> None:
+    def add(self, connection: Droppable) -> None:
         self._open[connection] = None
         if len(self._open) <= MAX_CONNECTIONS:
             return
@@ -54,8 +58,14 @@ class _Connections:
         self._open.pop(idle, None)
         idle.drop()
 
-    def remove(self, connection: _Protocol) -> None:
+    def remove(self, connection: Droppable) -> None:
         self._open.pop(connection, None)
+
+    def in_handshake(self) -> list[TlsDoor]:
+        return [one for one in self._open if isinstance(one, TlsDoor)]
+
+    def readers(self) -> list[_Protocol]:
+        return [one for one in self._open if isinstance(one, _Protocol)]
 
 
 class _Protocol(H11Protocol):
@@ -63,8 +73,11 @@ class _Protocol(H11Protocol):
 
     tally: _Connections
     clock: Callable[[], None]
+    below: asyncio.Transport | None = None
+    """What carries TLS."""
+    unread_since: float | None = None
     _head_deadline: asyncio.TimerHandle | None = None
-    _send_deadline: asyncio.TimerHandle | None = None
+    _reader_watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -72,7 +85,7 @@ class _Protocol(H11Protocol):
         self.tally.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_deadline, self._send_deadline):
+        for timer in (self._head_deadline, self._reader_watch):
             if timer is not None:
                 timer.cancel()
         self.tally.remove(self)
@@ -88,6 +101,7 @@ class _Protocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._expect_head()
+        self._watch_reader()
 
     def _expect_head(self) -> None:
         """A head that has begun has a deadline; where none has, uvicorn's keep-alive counts."""
@@ -100,12 +114,27 @@ class _Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._send_deadline = self.loop.call_later(SEND_TIMEOUT, self.drop)
+        self._watch_reader()
 
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._send_deadline is not None:
-            self._send_deadline.cancel()
+    def unread(self) -> int:
+        """What waits to be sent, bytes. TLS hands on all it gets and knows of none of it."""
+        below = self.below.get_write_buffer_size() if self.below else 0
+        return self.transport.get_write_buffer_size() + below
+
+    def _watch_reader(self) -> None:
+        """While an answer is unread: cuts off who takes too long. The transport's own signals do
+        not tell of a page that TLS has handed on."""
+        if not self.unread():
+            self.unread_since = self._reader_watch = None
+            return
+        now = time.monotonic()
+        if self.unread_since is None:
+            self.unread_since = now
+        if now - self.unread_since >= SEND_TIMEOUT:
+            self.drop()
+        elif self._reader_watch is None or self._reader_watch.when() <= self.loop.time():
+            pause = min(1.0, SEND_TIMEOUT / 4)
+            self._reader_watch = self.loop.call_later(pause, self._watch_reader)
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's own has no date, and is an error of its own once an answer has begun."""
@@ -145,16 +174,24 @@ def application(routes: Sequence[Route]) -> Starlette:
 class HttpServer:
     """Serves an application on one address, in a daemon thread with its own event loop."""
 
-    def __init__(self, address: str, routes: Sequence[Route]) -> None:
-        """Listens at once. Raises ListenError."""
+    def __init__(
+        self, address: str, routes: Sequence[Route], web_config: Path | None = None
+    ) -> None:
+        """Listens at once. web_config: a file with TLS, passwords and headers. Raises ListenError,
+        ConfigError."""
+        self._web = WebConfigFile(web_config)
         self._socket = listen(address)
-        connections = _Connections()
-        protocol = type(
-            "Protocol", (_Protocol,), {"tally": connections, "clock": staticmethod(self._set_date)}
+        self._connections = _Connections()
+        self._gate = Gate(
+            application(routes),
+            HEAD_LIMIT,
+            web=self._web,
+            room=Room(self._connections.readers),
+            loopback=is_loopback(self._socket),
         )
         config = uvicorn.Config(
-            Gate(application(routes), HEAD_LIMIT),
-            http=protocol,
+            self._gate,
+            http=self._make_protocol,  # type: ignore[arg-type]
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -181,17 +218,35 @@ class HttpServer:
     def start(self) -> None:
         self._thread.start()
 
-    def _set_date(self) -> None:
-        self._server.set_date()
+    def _make_protocol(self, **uvicorn_has: Any) -> asyncio.Protocol:
+        """For a new connection."""
+
+        def make(below: asyncio.Transport | None) -> _Protocol:
+            protocol = _Protocol(**uvicorn_has)
+            protocol.tally = self._connections
+            protocol.clock = self._server.set_date
+            protocol.below = below
+            return protocol
+
+        web = self._web.current()
+        if web.tls is None:
+            return make(None)
+        return TlsDoor(web.tls, web.client_sans, make, self._connections, HEAD_TIMEOUT)
 
     def _serve(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        asyncio.run(self._serve_to_the_end())
+
+    async def _serve_to_the_end(self) -> None:
+        await self._server.serve(sockets=[self._socket])
+        for door in self._connections.in_handshake():
+            door.drop()
 
     def stop(self) -> None:
         """Ends within about a second, open streams included."""
         self._server.end()
         if self._thread.is_alive():
             self._thread.join(2)
+        self._gate.close()
         self._socket.close()
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -44,6 +45,11 @@ def listen(text: str) -> socket.socket:
         except _NoFamily:
             continue
     raise ListenError(f"cannot listen on {text}: this host does not have that address")
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 class _NoFamily(Exception):

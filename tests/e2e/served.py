@@ -5,7 +5,10 @@ choose them; and a client that sends any bytes."""
 from __future__ import annotations
 
 import socket
+import ssl
+import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from cap_exporter.event_hub import EventHub
@@ -54,7 +57,12 @@ class Loop:
 class Served:
     """``metrics`` and ``page`` are the servers."""
 
-    def __init__(self, containers: int = 0) -> None:
+    def __init__(
+        self,
+        containers: int = 0,
+        web_config: Path | None = None,
+        page_web_config: Path | None = None,
+    ) -> None:
         """containers: more than the few."""
         ledger = Ledger()
         many = [Identity("many", f"pod-{n}", "c", f"{n:064}") for n in range(containers)]
@@ -80,8 +88,8 @@ class Served:
             *event_routes(self.hub),
             *profile_routes(profiles),
         ]
-        self.metrics = HttpServer("127.0.0.1:0", metrics)
-        self.page = HttpServer("127.0.0.1:0", page)
+        self.metrics = HttpServer("127.0.0.1:0", metrics, web_config)
+        self.page = HttpServer("127.0.0.1:0", page, page_web_config)
 
     def __enter__(self) -> Self:
         self.metrics.start()
@@ -89,8 +97,11 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.metrics.stop()
+        # Each takes a tenth of a second.
+        other = threading.Thread(target=self.metrics.stop)
+        other.start()
         self.page.stop()
+        other.join()
 
 
 class Answer(NamedTuple):
@@ -99,8 +110,16 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def connect(server: HttpServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+def connect(
+    server: HttpServer, tls: ssl.SSLContext | None = None, receive_buffer: int = 0
+) -> socket.socket:
+    """receive_buffer: bytes that the kernel takes for who does not read; 0: its own choice."""
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", server.port))
+    return tls.wrap_socket(connection, server_hostname="localhost") if tls else connection
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -109,7 +128,7 @@ def read_all(connection: socket.socket) -> bytes:
     try:
         while part := connection.recv(65536):
             parts.append(part)
-    except ConnectionResetError:
+    except (ConnectionResetError, ssl.SSLEOFError):
         pass
     return b"".join(parts)
 
@@ -125,17 +144,23 @@ def parse(raw: bytes) -> Answer:
     return Answer(int(line.split()[1]), headers, body)
 
 
-def send(server: HttpServer, raw: bytes) -> bytes:
+def send(server: HttpServer, raw: bytes, tls: ssl.SSLContext | None = None) -> bytes:
     """What comes back for these bytes until the server closes."""
-    with connect(server) as connection:
+    with connect(server, tls) as connection:
         connection.sendall(raw)
         return read_all(connection)
 
 
-def ask(server: HttpServer, target: str, method: str = "GET", **headers: str) -> Answer:
+def ask(
+    server: HttpServer,
+    target: str,
+    method: str = "GET",
+    tls: ssl.SSLContext | None = None,
+    **headers: str,
+) -> Answer:
     """A request as it should be, on a connection of its own."""
     fields = {"Host": "localhost", "Connection": "close"} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    return parse(send(server, "\r\n".join([*lines, "", ""]).encode("latin-1")))
+    return parse(send(server, "\r\n".join([*lines, "", ""]).encode("latin-1"), tls))

@@ -134,10 +134,7 @@ def test_an_idle_connection_lives_for_the_keep_alive_time(monkeypatch: pytest.Mo
 
 def test_who_does_not_read_the_answer_is_cut(served: Served) -> None:
     """Many answers' worth: the kernel's own buffers take some megabytes."""
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(10)
-        connection.connect(("127.0.0.1", served.metrics.port))
+    with connect(served.metrics, receive_buffer=4096) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 60)
         time.sleep(4 * SHORT)
         # Cut: what the kernel still held comes, and not what the server would have written then.
@@ -147,9 +144,7 @@ def test_who_does_not_read_the_answer_is_cut(served: Served) -> None:
 def test_a_reader_of_events_that_reads_nothing_gives_its_place_back(served: Served) -> None:
     connections = []
     for _ in range(16):
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", served.page.port))
+        connection = connect(served.page, receive_buffer=4096)
         connection.sendall(b"GET /api/v1/events?recent=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         connections.append(connection)
     try:
