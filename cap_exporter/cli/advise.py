@@ -46,8 +46,6 @@ from cap_exporter.cli.options import log_options, option, set_up_logging, source
 @source_options
 @log_options
 def command(
-    duration: float | None,
-    url: str,
     profiles: tuple[Path, ...],
     output: str,
     namespace: tuple[str, ...],
@@ -57,7 +55,7 @@ def command(
     check: Path | None,
     allow_unused: bool,
     log_level: str,
-    **source: Any,
+    **where: Any,
 ) -> None:
     """What each workload needs, and what it has and does not need, with reasons.
 
@@ -68,13 +66,12 @@ def command(
     from cap_exporter.profiles.merge import by_workload
 
     set_up_logging("warning" if log_level == "info" else log_level)
-    replay = str(source["source"]).startswith("replay:")
     if profiles:
         found = [one for path in profiles for one in gather.read(path)["containers"]]
-    elif duration is not None or replay:
-        found = gather.count(duration, source)["containers"]
     else:
-        found = gather.ask(url, "advise")["containers"]
+        found = gather.gather("advise", where, namespaces=namespace, pods=pod, workloads=workload)[
+            "containers"
+        ]
     chosen = [one for one in found if gather.is_wanted(one, namespace, pod, container, workload)]
     if output == "systemd":
         chosen = [one for one in chosen if one["container"].endswith(".service")]

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cap_exporter.cli.fleet_options import prometheus_document, prometheus_options
 from cap_exporter.cli.options import Duration, F, option
 from cap_exporter.client import DEFAULT_URL, NoAnswer, ask_exporter
 
@@ -28,6 +29,7 @@ def gather_options(function: F) -> F:
                 help="Count by myself for this time (root) instead of asking a running exporter.",
             ),
             option("--url", default=DEFAULT_URL, help="A running exporter's page address."),
+            prometheus_options,
             choice_options,
         )
     ):
@@ -57,6 +59,37 @@ def choice_options(function: F) -> F:
     ):
         function = decorate(function)
     return function
+
+
+def gather(
+    command: str,
+    values: dict[str, Any],
+    *,
+    namespaces: tuple[str, ...],
+    pods: tuple[str, ...],
+    workloads: tuple[str, ...],
+) -> dict[str, Any]:
+    """The document, from where gather_options and source_options say. Raises
+    click.ClickException."""
+    duration, url = values.pop("duration"), values.pop("url")
+    replay = str(values["source"]).startswith("replay:")
+    chosen = [
+        name
+        for name, given in (
+            ("--for", duration is not None and not replay),
+            ("--source replay:", replay),
+            ("--prometheus", values["prometheus"] is not None),
+        )
+        if given
+    ]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)}: only one of them")
+    history = prometheus_document(values, command, namespaces, pods, workloads)
+    if history is not None:
+        return history
+    if duration is not None or replay:
+        return count(duration, values)
+    return ask(url, command)
 
 
 def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:

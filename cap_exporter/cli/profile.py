@@ -45,8 +45,6 @@ from cap_exporter.terminal import printable
 @source_options
 @log_options
 def command(
-    duration: float | None,
-    url: str,
     output: str,
     namespace: tuple[str, ...],
     pod: tuple[str, ...],
@@ -56,18 +54,14 @@ def command(
     by: str,
     baseline: Path | None,
     log_level: str,
-    **source: Any,
+    **where: Any,
 ) -> None:
     """What each container used and was denied. Checks that say nothing about the workload (the
     runtime's set-up, the kernel's probing) are kept apart."""
     from cap_exporter.profiles.merge import by_workload
 
     set_up_logging("warning" if log_level == "info" else log_level)
-    replay = str(source["source"]).startswith("replay:")
-    if duration is not None or replay:
-        document = gather.count(duration, source)
-    else:
-        document = gather.ask(url, "profile")
+    document = gather.gather("profile", where, namespaces=namespace, pods=pod, workloads=workload)
     containers = [
         one
         for one in document["containers"]

@@ -34,7 +34,8 @@ def advise(profile: Mapping[str, Any]) -> dict[str, Any]:
     holds = _holds(declared, granted, profile.get("runtime", ""))
     needed = sorted(used, key=_number)
     non_root = bool(granted and granted["uids"] and 0 not in granted["uids"])
-    escalation = _allow_escalation(needed, non_root)
+    unknown_users = bool(granted and granted["uids"] is None)
+    escalation = _allow_escalation(needed, non_root or unknown_users)
     advice: dict[str, Any] = {
         "namespace": profile["namespace"],
         "workload_kind": profile["workload_kind"],
@@ -102,6 +103,8 @@ def confidence(profile: Mapping[str, Any]) -> dict[str, Any]:
         reasons.append("less than an hour: what it does only now and then is missing")
     if profile["start_seen"]:
         reasons.append("its start was seen")
+    elif profile["start_seen"] is None:
+        reasons.append("from Prometheus' history, which does not say whether its start was seen")
     else:
         low = True
         reasons.append("its start was not seen: what it asks for only then is missing")
@@ -112,7 +115,8 @@ def confidence(profile: Mapping[str, Any]) -> dict[str, Any]:
         reasons.append(f"{profile['restarts']} restarts in that time")
     if profile["replicas"] > 1:
         reasons.append(f"{profile['replicas']} replicas")
-    level = "low" if low else "high" if seconds >= LONG else "medium"
+    sure = seconds >= LONG and profile["start_seen"]
+    level = "low" if low else "high" if sure else "medium"
     return {"level": level, "seconds": round(seconds), "reasons": reasons}
 
 
@@ -149,16 +153,16 @@ def _holds(
 
 
 def _has_own_users(declared: Mapping[str, Any] | None, granted: Mapping[str, Any] | None) -> bool:
-    if granted is not None:
+    if granted is not None and granted["user_namespace_is_host"] is not None:
         return not granted["user_namespace_is_host"]
     return bool(declared and declared["host_users"] is False)
 
 
-def _allow_escalation(needed: list[str], non_root: bool) -> bool | None:
+def _allow_escalation(needed: list[str], maybe_non_root: bool) -> bool | None:
     """None: leave it as it is. False is refused beside CAP_SYS_ADMIN and privileged (kubernetes
     pkg/apis/core/validation, ValidateSecurityContext, v1.34), and would take file capabilities
     from a user that is not root (no_new_privs(5))."""
-    if "CAP_SYS_ADMIN" in needed or (non_root and needed):
+    if "CAP_SYS_ADMIN" in needed or (maybe_non_root and needed):
         return None
     return False
 
@@ -208,7 +212,24 @@ def _notes(
             "user_namespaces(7)",
         )
     inner = profile["in_user_namespace"]
-    if not own_users and (inner["used"] or inner["denied"]):
+    history = bool(granted) and granted["uids"] is None
+    if history:
+        yield _note(
+            "history",
+            "As whom its processes run and what they hold beside the bounding set is not in "
+            "Prometheus' history. allowPrivilegeEscalation: false is advised only where no "
+            "capability is needed: it would take file capabilities from a user that is not root.",
+            "prctl(2), PR_SET_NO_NEW_PRIVS",
+        )
+    if history and not own_users and inner["used"]:
+        names = ", ".join(sorted(inner["used"], key=_number))
+        yield _note(
+            "maybe-user-namespace",
+            f"Over a user namespace it used {names}. If that is the pod's own (hostUsers: false), "
+            "it needs them; they are not added here. The history does not say.",
+            "user_namespaces(7)",
+        )
+    elif not own_users and (inner["used"] or inner["denied"]):
         yield _note(
             "inner-namespace",
             "It makes user namespaces itself and has all capabilities over those, which needs none "

@@ -36,7 +36,10 @@ def _key(profile: Profile) -> tuple[str, ...]:
 
 def _merged(group: list[Profile]) -> dict[str, Any]:
     last = max(group, key=lambda profile: (profile.get("running", True), profile["first_seen"]))
-    places = [(profile["namespace"], profile["pod"], profile["container"]) for profile in group]
+    places = [
+        (profile.get("node", ""), profile["namespace"], profile["pod"], profile["container"])
+        for profile in group
+    ]
     return {
         "namespace": last["namespace"],
         "workload_kind": last["workload_kind"],
@@ -47,7 +50,9 @@ def _merged(group: list[Profile]) -> dict[str, Any]:
         "runtime": last.get("runtime", ""),
         "pods": sorted({profile["pod"] for profile in group if profile["pod"]}),
         "replicas": sum(1 for profile in group if profile.get("running", True)),
-        "restarts": len(group) - len(set(places)),
+        "restarts": len(group)
+        - len(set(places))
+        + sum(profile.get("restarts", 0) for profile in group),
         "used": sums(profile["used"] for profile in group),
         "denied": sums(profile["denied"] for profile in group),
         "in_user_namespace": {
@@ -63,7 +68,7 @@ def _merged(group: list[Profile]) -> dict[str, Any]:
         "declared": last.get("declared"),
         "first_seen": min(profile["first_seen"] for profile in group),
         "last_seen": max(profile["last_seen"] for profile in group),
-        "start_seen": any(profile.get("start_seen", False) for profile in group),
+        "start_seen": _any(profile.get("start_seen", False) for profile in group),
         "complete": all(profile["complete"] for profile in group),
     }
 
@@ -85,14 +90,24 @@ def _askers(several: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, list[st
     return {capability: list(names)[:_MOST_ASKERS] for capability, names in sorted(found.items())}
 
 
+def _any(several: Iterable[bool | None]) -> bool | None:
+    """None: not known, of a profile from Prometheus' history."""
+    some = list(several)
+    return True if True in some else None if None in some else False
+
+
 def _granted(several: list[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What is not known of one of them is not known of all."""
     if not several:
         return None
     merged: dict[str, Any] = {}
     for field in _LISTS:
-        names = {name: None for one in several for name in one[field]}
-        merged[field] = list(names)
-    merged["uids"] = sorted({uid for one in several for uid in one["uids"]})
-    merged["no_new_privs"] = all(one["no_new_privs"] for one in several)
-    merged["user_namespace_is_host"] = any(one["user_namespace_is_host"] for one in several)
+        lists = [one[field] for one in several]
+        known = None not in lists
+        merged[field] = list({name: None for some in lists for name in some}) if known else None
+    uids = [one["uids"] for one in several]
+    merged["uids"] = None if None in uids else sorted({uid for some in uids for uid in some})
+    privileges = [one["no_new_privs"] for one in several]
+    merged["no_new_privs"] = None if None in privileges else all(privileges)
+    merged["user_namespace_is_host"] = _any(one["user_namespace_is_host"] for one in several)
     return merged

@@ -82,8 +82,8 @@ def profile_of(
         "asked_by": {name: list(who) for name, who in sorted((asked_by or {}).items())},
         "granted": _granted(account.granted),
         "declared": _declared(declared),
-        "first_seen": _utc(account.first_seen),
-        "last_seen": _utc(account.last_seen),
+        "first_seen": utc(account.first_seen),
+        "last_seen": utc(account.last_seen),
         "running": account.gone_at is None,
         "start_seen": account.began,
         "complete": account.overflowed == 0,
@@ -151,5 +151,6 @@ def _named(counts: dict[int, int]) -> dict[str, int]:
     return {name_of(number): counts[number] for number in sorted(counts)}
 
 
-def _utc(seconds: float) -> str:
+def utc(seconds: float) -> str:
+    """As the document has times; seconds since the epoch."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

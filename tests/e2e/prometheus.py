@@ -56,7 +56,12 @@ class Prometheus(_Running):
     """Scrapes these ports of this machine. ``more``: parts of the configuration."""
 
     def __init__(
-        self, folder: Path, ports: list[int], interval: str = "500ms", **more: Any
+        self,
+        folder: Path,
+        ports: list[int],
+        interval: str = "500ms",
+        flags: tuple[str, ...] = (),
+        **more: Any,
     ) -> None:
         self.port = free_port()
         config: dict[str, Any] = {
@@ -82,6 +87,7 @@ class Prometheus(_Running):
                 f"--config.file={path}",
                 f"--storage.tsdb.path={folder / 'tsdb'}",
                 f"--web.listen-address=127.0.0.1:{self.port}",
+                *flags,
             ],
         )
         eventually(lambda: bool(get_json(f"{self.url}/api/v1/targets")), "Prometheus starts")

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--prometheus`: profiles from a Prometheus' history instead of from one running exporter."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cap_exporter.cli.options import Duration, F, option
+
+
+def prometheus_options(function: F) -> F:
+    """What prometheus_document() takes, but for the choice of containers."""
+    for decorate in reversed(
+        (
+            option(
+                "--prometheus",
+                metavar="URL",
+                help="Ask this Prometheus (or Thanos, Mimir, VictoriaMetrics) for what all nodes' "
+                "containers did, also those that have gone.",
+            ),
+            option(
+                "--since",
+                type=Duration(60.0),
+                default="7d",
+                help="With --prometheus: how far back.",
+            ),
+            option(
+                "--prometheus-http-config",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="How to log in there, and TLS: the file that promtool takes as "
+                "--http.config.file.",
+            ),
+            option(
+                "--prometheus-match",
+                metavar="MATCHER",
+                multiple=True,
+                help="Only series with this label, e.g. 'cluster=\"prod\"' (may be repeated).",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def prometheus_document(
+    values: dict[str, Any],
+    command: str,
+    namespaces: tuple[str, ...],
+    pods: tuple[str, ...],
+    workloads: tuple[str, ...],
+) -> dict[str, Any] | None:
+    """Takes the options out of ``values``; None without --prometheus. Raises
+    click.ClickException."""
+    from cap_exporter.fleet.http_config import HttpConfig, HttpConfigError, read_http_config
+
+    url, since = values.pop("prometheus"), values.pop("since")
+    path, matchers = values.pop("prometheus_http_config"), values.pop("prometheus_match")
+    if url is None:
+        return None
+    from cap_exporter.fleet.history import Wanted, profiles
+    from cap_exporter.fleet.prometheus import Prometheus, PrometheusError
+
+    try:
+        config = HttpConfig() if path is None else read_http_config(path)
+    except HttpConfigError as error:
+        raise click.UsageError(str(error)) from error
+    until = time.time()
+    wanted = Wanted(namespaces, pods, workloads, matchers)
+    try:
+        server = Prometheus(url, config)
+        with _progress("Asking Prometheus") as show:
+            found = profiles(
+                server,
+                until - since,
+                until,
+                wanted,
+                background=command == "profile",
+                progress=show,
+            )
+    except PrometheusError as error:
+        raise click.ClickException(str(error)) from error
+    for warning in found.warnings:
+        click.echo(f"Note: {warning}.", err=True)
+    return found.document
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[float], None]]:
+    """A bar on standard error, if that is a terminal. What is given shows how much is done, 0…1."""
+    if not sys.stderr.isatty():
+        yield lambda _fraction: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)
