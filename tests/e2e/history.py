@@ -154,18 +154,22 @@ class Week:
 
     def store(self, folder: Path) -> None:
         """Blocks of a Prometheus' storage."""
-        path = folder / "openmetrics.txt"
-        with path.open("w") as file:
-            for name, lines in self._samples.items():
-                kind = "counter" if name.endswith("_total") else "gauge"
-                file.write(f"# TYPE {name.removesuffix('_total')} {kind}\n")
-                file.writelines(lines)
-            file.write("# EOF\n")
-        subprocess.run(
-            [
-                *("promtool", "tsdb", "create-blocks-from", "--max-block-duration=256h"),
-                *("openmetrics", "--quiet", path, folder / "tsdb"),
-            ],
-            check=True,
-            capture_output=True,
-        )
+        text = []
+        for name, lines in self._samples.items():
+            kind = "counter" if name.endswith("_total") else "gauge"
+            text += [f"# TYPE {name.removesuffix('_total')} {kind}\n", *lines]
+        make_blocks(folder, "".join(text))
+
+
+def make_blocks(folder: Path, openmetrics: str) -> None:
+    """What a Prometheus in this folder finds there."""
+    path = folder / "openmetrics.txt"
+    path.write_text(openmetrics + "# EOF\n")
+    subprocess.run(
+        [
+            *("promtool", "tsdb", "create-blocks-from", "--max-block-duration=256h"),
+            *("openmetrics", "--quiet", path, folder / "tsdb"),
+        ],
+        check=True,
+        capture_output=True,
+    )
