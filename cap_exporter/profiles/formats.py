@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -153,9 +155,18 @@ def compose(several: Sequence[Advice]) -> str:
             service["cap_add"] = list(advice["add"])
         if advice["allow_privilege_escalation"] is False:
             service["security_opt"] = ["no-new-privileges:true"]
-        services[advice["container"]] = service
-        comments += _reasons(advice)
+        name = _service_name(advice["container"], services)
+        services[name] = service
+        comments += [f"service {name}:", *_reasons(advice)]
     return _comment(comments) + _dump({"services": services})
+
+
+def _service_name(container: str, taken: Container[str]) -> str:
+    """One that no other has, of the characters that services may have (compose-spec
+    schema/compose-spec.json, services)."""
+    name = re.sub("[^a-zA-Z0-9._-]+", "-", container) or "-"
+    names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
+    return next(one for one in names if one not in taken)
 
 
 def systemd(several: Sequence[Advice]) -> str:
