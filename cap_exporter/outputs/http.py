@@ -116,6 +116,10 @@ class _Protocol(H11Protocol):
         super().pause_writing()
         self._watch_reader()
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.unread_since = None
+
     def unread(self) -> int:
         """What waits to be sent, bytes. TLS hands on all it gets and knows of none of it."""
         below = self.below.get_write_buffer_size() if self.below else 0

@@ -412,3 +412,36 @@ def test_names_that_a_container_chose_are_text_on_pages_and_in_headers(served: S
     assert "&lt;script&gt;alert(" in page
     assert EVIL not in page
     assert not re.search(r"\son\w+=|<style|style=", page)
+
+
+def test_names_of_this_machine_are_answered_to(served: Served) -> None:
+    names = ("localhost", "LOCALHOST:10839", "node.localhost", "127.0.0.1", "127.0.0.1:10839")
+    for name in (*names, "[::1]", "[::1]:10839", "10.1.2.3:80"):
+        for server in (served.metrics, served.page):
+            assert ask(server, "/", Host=name).status == 200, name
+
+
+def test_other_names_are_none_of_loopback(served: Served) -> None:
+    """A page elsewhere leads a browser here under its own name (DNS rebinding), to read what is
+    there."""
+    names: tuple[str, ...] = ("example.com", "example.com:80", "localhost.example.com", "127.1")
+    names += ("127.0.0.1.nip.io", "", ":80", "[::1", "notlocalhost", "2130706433", "localhost:8:8")
+    for name in (*names, "evil@localhost", "local host"):
+        for server in (served.metrics, served.page):
+            for path in ("/", "/metrics", "/healthz", "/api/v1/events"):
+                answer = ask(server, path, Host=name)
+                assert answer.status == 421, name
+                assert b"localhost" in answer.body
+
+
+def test_an_address_that_others_reach_is_answered_to_under_any_name() -> None:
+    server = http.HttpServer("0.0.0.0:0", [])
+    server.start()
+    try:
+        assert ask(server, "/", Host="node-1.example.com").status == 404
+    finally:
+        server.stop()
+
+
+def test_old_clients_without_a_host_are_answered(served: Served) -> None:
+    assert send(served.metrics, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
