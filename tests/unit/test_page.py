@@ -202,7 +202,7 @@ def test_a_shortened_id_is_found_where_only_one_has_it(three: Ledger) -> None:
     ],
 )
 def test_the_advice_to_copy_is_in_the_form_that_it_is_needed_in(
-    changes: dict[str, str], snippets: list[str]
+    changes: dict[str, Any], snippets: list[str]
 ) -> None:
     ledger = Ledger()
     count(ledger, 1, 1, Verdict.ALLOWED, CHOWN, **changes)
@@ -216,7 +216,7 @@ def test_the_advice_to_copy_is_in_the_form_that_it_is_needed_in(
 
 def test_the_advice_is_for_all_of_its_workload_and_for_no_other() -> None:
     ledger = Ledger()
-    web = {"workload_kind": "Deployment", "workload": "web"}
+    web: dict[str, Any] = {"workload_kind": "Deployment", "workload": "web"}
     count(ledger, 1, 1, Verdict.ALLOWED, CHOWN, **web)
     count(ledger, 2, 1, Verdict.ALLOWED, SYSLOG, **web)
     count(ledger, 3, 1, Verdict.ALLOWED, 21, workload_kind="Deployment", workload="api")
@@ -421,7 +421,11 @@ def test_a_page_of_100_containers_with_long_names_stays_below_60_kb() -> None:
     ledger = Ledger()
     for number in range(1, 101):
         for capability in range(8):
-            names = {"namespace": "n" * 63, "pod": f"{'p' * 60}{number:03}", "container": "c" * 63}
+            names: dict[str, Any] = {
+                "namespace": "n" * 63,
+                "pod": f"{'p' * 60}{number:03}",
+                "container": "c" * 63,
+            }
             count(ledger, number, 10**6, capability=capability, **names)
     page = render(
         "overview.html",

@@ -38,7 +38,7 @@ def page_routes(
         return {
             "node": node.name,
             # A page that is read again more often tells a person no more.
-            "interval": round(1000 * max(1.0, node.interval)),
+            "interval": round(1000 * max(0.5, node.interval)),
             "now": moment(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())),
         }
 

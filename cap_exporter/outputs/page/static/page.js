@@ -52,21 +52,16 @@
     if (shown.get(place.id) === html || isBusy(place)) return;
     const before = document.activeElement;
     const had = place.contains(before) && before !== place ? before : null;
-    const all = had ? [...place.querySelectorAll(had.localName)] : [];
-    const same = had && (had.getAttribute("href") || had.getAttribute("aria-label"));
-    const at = all.indexOf(had);
+    const name = one => ["href", "aria-label", "aria-labelledby"].map(key => one.getAttribute(key)).join();
     const open = [...place.querySelectorAll("details[open]")].map(one => one.id);
     const scroll = place.querySelector(".scroll")?.scrollLeft || 0;
     place.innerHTML = html;
     shown.set(place.id, html);
     for (const id of open) document.getElementById(id)?.setAttribute("open", "");
-    if (scroll && place.querySelector(".scroll")) place.querySelector(".scroll").scrollLeft = scroll;
+    if (scroll) place.querySelector(".scroll")?.scrollTo(scroll, 0);
     if (place.querySelector("pre[data-copy]")) addCopyButtons();
-    if (had) {
-      const now = [...place.querySelectorAll(had.localName)];
-      const found = now.find(one => (one.getAttribute("href") || one.getAttribute("aria-label")) === same);
-      (found || now[at])?.focus({preventScroll: true});
-    }
+    const now = had && [...place.querySelectorAll(had.localName)].find(one => name(one) === name(had));
+    now?.focus({preventScroll: true});
   }
 
   async function ask(address) {
@@ -130,7 +125,7 @@
     try {
       const answer = await ask(place.dataset.feed);
       const news = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (answer.ok) put(place, news.body.innerHTML);
+      if (answer.ok && !paused) put(place, news.body.innerHTML);
     } catch { /* refresh() tells */ }
   }
 
