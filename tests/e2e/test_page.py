@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from cap_exporter.terminal import printable
 from tests.e2e.browser import NARROW, WIDE, chromium, opened
@@ -68,6 +68,12 @@ def denied(page: Page) -> int:
     return int(row.locator(".denied").inner_text().split()[1])
 
 
+def follow(link: Locator) -> None:
+    """Click, and wait for the page that comes."""
+    with link.page.expect_navigation():
+        link.click()
+
+
 def newest_event(page: Page) -> str:
     return page.locator(".feed time").first.inner_text()
 
@@ -101,23 +107,23 @@ def test_without_javascript_everything_is_there_and_nothing_that_does_nothing(
         page.wait_for_timeout(600)
         assert page.locator("button").all_inner_texts() == ["Filter"]
         assert not page.locator("meta[http-equiv]").count()
-        page.get_by_role("link", name="Reload").click()
+        follow(page.get_by_role("link", name="Reload"))
         assert denied(page) > before
 
         page.get_by_label("Words of a name").fill("chown")
-        page.get_by_role("button", name="Filter").click()
+        follow(page.get_by_role("button", name="Filter"))
         assert rows(page) == [USING[:12]]
         assert page.get_by_label("Words of a name").input_value() == "chown"
-        page.get_by_role("link", name="Clear the filter").click()
+        follow(page.get_by_role("link", name="Clear the filter"))
         assert QUIET[:12] not in rows(page)
-        page.get_by_role("link", name="Also show background checks").click()
+        follow(page.get_by_role("link", name="Also show background checks"))
         assert QUIET[:12] in rows(page)
-        page.get_by_role("link", name="Background", exact=True).click()
+        follow(page.get_by_role("link", name="Background", exact=True))
         assert rows(page)[0] == QUIET[:12]
         heading = page.get_by_role("columnheader", name="Background")
         assert heading.get_attribute("aria-sort") == "descending"
 
-        page.get_by_role("link", name=USING[:12]).first.click()
+        follow(page.get_by_role("link", name=USING[:12]).first)
         assert page.get_by_role("heading", level=1).inner_text() == USING[:12]
         assert not page.locator("button").count()
         assert "--cap-add=CHOWN --cap-add=KILL" in page.locator("#advice").inner_text()
@@ -130,7 +136,7 @@ def test_a_container_that_nobody_knows_is_404_and_says_what_to_do(
     with opened(browser, f"{url}/container?id=0123", complaints=True) as page:
         assert page.request.get(page.url).status == 404
         assert "knows no container 0123" in page.locator("main").inner_text()
-        page.get_by_role("link", name="look through all containers").click()
+        follow(page.get_by_role("link", name="look through all containers"))
         assert QUIET[:12] in rows(page)
 
 
@@ -252,12 +258,11 @@ def test_what_a_container_calls_itself_is_text(
         assert "\\n\\r\\x1b[31m\\u202e" in name
         assert name in rows(page)
         assert page.locator("main img, main script, tbody tr b b").count() == 0
-        page.locator(".containers a", has_text=name).click()
+        follow(page.locator(".containers a", has_text=name))
         assert page.get_by_role("heading", level=1).inner_text() == name
         asked = page.locator("#capabilities code").inner_text()
         assert asked == f"{printable(HOSTILE_PROGRAM)} (syslog)"
         assert page.locator("main img, main script").count() == 0
-        page.wait_for_load_state()
         assert page.evaluate("document.documentElement.scrollWidth") <= WIDE["width"]
 
 
@@ -316,7 +321,7 @@ def test_a_real_container_that_is_denied_comes_first_with_its_program_and_its_ad
         link = page.locator(".containers").get_by_role("link", name=one.container_id[:12])
         expect(link).to_be_visible()
         expect(page.locator(".feed")).to_contain_text("/bin/busybox")
-        link.click()
+        follow(link)
         expect(page.locator("#capabilities")).to_contain_text("SYS_CHROOT")
         expect(page.locator("#capabilities")).to_contain_text("/bin/busybox (syslog)")
         expect(page.locator("#capabilities")).to_contain_text("1 of 2: CHOWN")
