@@ -5,18 +5,16 @@ https://prometheus.io/docs/prometheus/latest/querying/api/."""
 from __future__ import annotations
 
 import json
-import ssl
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote, urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import HTTPError
 from urllib3.exceptions import SSLError as TlsError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
-from cap_exporter.fleet.http_config import HttpConfig
+from cap_exporter.fleet.http_config import HttpConfig, HttpConfigError
+from cap_exporter.fleet.site import BadUrl, Site, reason_of, words_of
 
 #: What servers say when a query would read too much at once or take too long: Prometheus
 #: promql/engine.go (ErrTooManySamples, ErrQueryTimeout, v3.5), Mimir's and Thanos' limits
@@ -62,20 +60,19 @@ class Prometheus:
         """url: with the path prefix before /api, if any, and with user:password if it must be.
         timeout: of one query, in seconds; servers give up after two minutes by default.
         Raises PrometheusError."""
-        config = config or HttpConfig()
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PrometheusError(f"{url!r} is no address: write e.g. http://prometheus:9090")
-        netloc = parts.netloc.rpartition("@")[2]
-        path = parts.path.rstrip("/").removesuffix("/api/v1")
-        self.url = urlunsplit((parts.scheme, netloc, path, "", ""))
+        try:
+            site = Site(url, config)
+        except BadUrl as error:
+            raise PrometheusError(
+                f"{url!r} is no address: write e.g. http://prometheus:9090"
+            ) from error
+        except HttpConfigError as error:
+            raise PrometheusError(str(error)) from error
+        self.url = site.url.removesuffix("/api/v1")
         """Without password."""
         self._timeout = timeout
-        self._headers = dict(config.headers)
-        if parts.username is not None and "Authorization" not in self._headers:
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers |= urllib3.make_headers(basic_auth=login)
-        self._pool = _pool(config, parts.scheme, parts.hostname)
+        self._headers = site.headers
+        self._pool = site.pool
 
     def query(self, expr: str, time: float) -> list[Series]:
         """The vector, or the matrix, that the expression gives at this time (seconds since the
@@ -131,16 +128,16 @@ class Prometheus:
         )
 
     def _no_answer(self, error: HTTPError) -> PrometheusError:
-        reason = error.reason if isinstance(error, MaxRetryError) else error
+        reason = reason_of(error)
         if isinstance(reason, TlsError):
             return PrometheusError(
-                f"no TLS with {self.url}: {_words(reason)}. Its authority is given as "
+                f"no TLS with {self.url}: {words_of(reason)}. Its authority is given as "
                 "tls_config.ca_file, a client's certificate as cert_file and key_file, in the file "
                 "of --prometheus-http-config"
             )
         if isinstance(reason, Urllib3TimeoutError) and "Connect" not in type(reason).__name__:
             return TooBig(f"{self.url} gave no answer in {self._timeout:g} s")
-        return PrometheusError(f"no answer from {self.url}: {_words(reason)}")
+        return PrometheusError(f"no answer from {self.url}: {words_of(reason)}")
 
     def _refused(
         self, answer: urllib3.BaseHTTPResponse, document: dict[str, Any], text: str
@@ -173,49 +170,7 @@ class Prometheus:
         )
 
 
-def _words(error: object) -> str:
-    """Without the object's address that urllib3 puts before."""
-    text = str(error)
-    return text.partition(">: ")[2] or text.partition("object at")[0] or text
-
-
 def _series(one: dict[str, Any]) -> Series:
     samples = one["values"] if "values" in one else [one["value"]]
     labels = {str(name): str(value) for name, value in one["metric"].items()}
     return Series(labels, [(float(time), float(value)) for time, value in samples])
-
-
-def _pool(config: HttpConfig, scheme: str, host: str) -> urllib3.PoolManager:
-    settings: dict[str, Any] = {}
-    if scheme == "https":
-        settings["ssl_context"] = _tls(config)
-        if config.server_name:
-            settings |= {"server_hostname": config.server_name}
-            if not config.insecure:
-                settings |= {"assert_hostname": config.server_name}
-        if config.insecure:
-            settings["assert_hostname"] = False
-    proxy = config.proxy or ("" if proxy_bypass(host) else getproxies().get(scheme, ""))
-    if proxy:
-        return urllib3.ProxyManager(proxy, **settings)
-    return urllib3.PoolManager(**settings)
-
-
-def _tls(config: HttpConfig) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=config.ca_file)
-    except OSError as error:
-        raise _bad_file("tls_config.ca_file", config.ca_file, error) from error
-    if config.cert_file is not None:
-        try:
-            context.load_cert_chain(config.cert_file, config.key_file)
-        except OSError as error:
-            raise _bad_file("tls_config.cert_file", config.cert_file, error) from error
-    if config.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _bad_file(key: str, path: Path | None, error: OSError) -> PrometheusError:
-    return PrometheusError(f"{key}: cannot use {path}: {error.strerror or error}")
