@@ -191,7 +191,7 @@ def command(
         readiness,
         name=node,
         pods=watch.store.size if watch else None,
-        metrics_address=listen,
+        metrics_port=lambda: servers[0].port,
     )
     try:
         servers = [

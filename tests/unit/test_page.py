@@ -386,7 +386,7 @@ def test_the_node_s_facts_are_those_of_readyz_and_its_own_metrics() -> None:
     assert said["Last drain"] == ("1 s ago, one each 5 s", False)
     assert said["Room for counters"] == ("12 of 32,768 taken", False)
     assert said["Pods"] == ("3 of this node known", False)
-    assert said["Checks not seen"] == said["Events not told"] == ("none", False)
+    assert said["Checks not seen"] == said["Events left out"] == ("none", False)
 
 
 def test_what_is_wrong_is_a_problem_with_its_reason() -> None:
@@ -398,7 +398,7 @@ def test_what_is_wrong_is_a_problem_with_its_reason() -> None:
     assert said["State"] == ("Stuck: no drain for 60 s", True)
     assert said["Source"] == ("not attached yet", True)
     assert said["Checks not seen"] == ("7 recursion", True)
-    assert said["Events not told"] == (
+    assert said["Events left out"] == (
         "2 for want of room, 3 beyond the rate of their cgroup",
         True,
     )

@@ -46,16 +46,16 @@ class Node:
         *,
         name: str = "",
         pods: Callable[[], StoreSize] | None = None,
-        metrics_address: str = "",
+        metrics_port: Callable[[], int] | None = None,
     ) -> None:
-        """pods: None: they are not asked for."""
+        """pods: None: they are not asked for. metrics_port: of this host."""
         self.name = name
         self.history = History(time.monotonic())
         self._ledger = ledger
         self._loop = loop
         self._readiness = readiness
         self._pods = pods
-        self._metrics_address = metrics_address
+        self._metrics_port = metrics_port
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="page-history", daemon=True)
 
@@ -116,14 +116,14 @@ class Node:
                 f"{self._loop.seconds_since_drain():.0f} s ago, one each {self.interval:g} s",
             ),
             Fact("Checks counted", checks),
-            Fact("Events told", events),
+            Fact("Events sent", events),
             *self._losses(),
             self._pod_watch(),
             Fact("Kernel", platform.release()),
             Fact("Version", cap_exporter.__version__),
         ]
-        if self._metrics_address:
-            facts.append(Fact("Metrics", f"/metrics at {self._metrics_address}"))
+        if self._metrics_port:
+            facts.append(Fact("Metrics", f"/metrics on port {self._metrics_port()}"))
         return facts
 
     def _losses(self) -> list[Fact]:
@@ -142,7 +142,7 @@ class Node:
                 ", ".join(f"{count:,} {reason}" for reason, count in missed.items()) or "none",
                 bool(missed),
             ),
-            Fact("Events not told", ", ".join(lost) or "none", bool(full)),
+            Fact("Events left out", ", ".join(lost) or "none", bool(full)),
             Fact(
                 "Room for counters",
                 f"{stats.slots_used:,} of {stats.slots_total:,} taken"
