@@ -14,18 +14,57 @@
  * here, which keeps BCC from rewriting how they are followed.
  */
 #ifndef OFFSETS_FROM_BTF
-#include <linux/cgroup-defs.h>
+#include <linux/cgroup.h>
 #include <linux/cred.h>
 #include <linux/dcache.h>
 #include <linux/fs.h>
+#include <linux/fs_struct.h>
+#include <linux/ipc_namespace.h>
 #include <linux/kernfs.h>
 #include <linux/mm_types.h>
+#include <linux/mount.h>
 #include <linux/nsproxy.h>
+#include <linux/pid_namespace.h>
 #include <linux/sched.h>
+#include <linux/utsname.h>
+#include <linux/version.h>
+#include <net/net_namespace.h>
 #include <linux/security.h>
 #include <linux/user_namespace.h>
 
 #define OFFSET(type, member) offsetof(struct type, member)
+
+/* fs/mount.h is private to the kernel; the same from 3.3 to 6.18. */
+#define OFFSET_mount_mnt_parent 16
+#define OFFSET_mount_mnt_mountpoint 24
+#define OFFSET_mount_mnt 32
+
+#define SIZE_upid sizeof(struct upid)
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 5, 0)
+#define OFFSET_task_start offsetof(struct task_struct, start_boottime)
+#else
+#define OFFSET_task_start offsetof(struct task_struct, real_start_time)
+#endif
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 6, 0)
+#include <linux/time_namespace.h>
+#define HAS_TIME_NS
+#endif
+
+#ifdef CONFIG_AUDITSYSCALL
+#define HAS_LOGINUID
+#endif
+
+/* task_pt_regs() in arch/x86/include/asm/processor.h, arch/arm64/include/asm/processor.h */
+#ifdef __x86_64__
+#define REGISTERS(task)                                                                            \
+	(READ(task_struct, stack, task) + THREAD_SIZE - TOP_OF_KERNEL_STACK_PADDING -              \
+	 sizeof(struct pt_regs))
+#else
+#define REGISTERS(task) (READ(task_struct, stack, task) + THREAD_SIZE - sizeof(struct pt_regs))
+#define HAS_SYSCALLNO
+#endif
 
 /* Vendors brought the change of 5.1 to older kernels, so not by version. */
 #if defined(CAP_OPT_NOAUDIT)
@@ -45,9 +84,14 @@
 #endif
 #else
 #define OFFSET(type, member) OFFSET_##type##_##member
+
+#ifdef HAS_TASK_PT_REGS
+#define REGISTERS(task) ((u64)bpf_task_pt_regs((void *)bpf_get_current_task_btf()))
+#endif
 #endif
 
 #include "cap_checks.h"
+#include "sampling.h"
 
 #ifndef COUNTERS
 #define COUNTERS 32768
@@ -78,9 +122,12 @@ static u32 read_u32(u64 address)
 BPF_ARRAY(configuration, struct cap_config, 1);
 BPF_ARRAY(states, struct cap_state, 1);
 BPF_ARRAY(calibrations, struct calibration, 1);
-/* From a struct vfsmount to its struct mount's mnt_ns. fs/mount.h is private to the kernel, so
- * where there is no BTF the process finds it out by a look at itself: look_at_self(). */
-BPF_ARRAY(mount_namespace_offset, u64, 1);
+/*
+ * From a struct vfsmount to its struct mount's mnt_ns, and from there to the inode number (0: not
+ * known). fs/mount.h is private to the kernel, so where there is no BTF the process finds them out
+ * by a look at itself: look_at_self().
+ */
+BPF_ARRAY(mount_offsets, u64, 2);
 BPF_PERCPU_HASH(counts_by_key, u64, u64, COUNTERS);
 
 struct host {
@@ -135,7 +182,7 @@ static bool is_root(u64 id)
 	return (u32)id <= 1;
 }
 
-static u64 cgroup_id(u64 cgroup)
+static u64 id_of_cgroup(u64 cgroup)
 {
 	/* A union of the same 64 bits before 5.5. */
 	return READ(kernfs_node, id, READ(cgroup, kn, cgroup));
@@ -196,14 +243,14 @@ static u64 cgroup_key(struct cap_config *config, u64 task)
 	int i;
 
 	if (!config->v1_pids && !config->v1_memory)
-		return scoped(cgroup_id(cgroup_in(set, HIERARCHY_V2)), HIERARCHY_V2);
+		return scoped(id_of_cgroup(cgroup_in(set, HIERARCHY_V2)), HIERARCHY_V2);
 	best = config->v1_pids ? HIERARCHY_PIDS : HIERARCHY_MEMORY;
 	if (config->v1_pids)
-		ids[HIERARCHY_PIDS] = cgroup_id(cgroup_in(set, HIERARCHY_PIDS));
+		ids[HIERARCHY_PIDS] = id_of_cgroup(cgroup_in(set, HIERARCHY_PIDS));
 	if (config->v1_memory)
-		ids[HIERARCHY_MEMORY] = cgroup_id(cgroup_in(set, HIERARCHY_MEMORY));
+		ids[HIERARCHY_MEMORY] = id_of_cgroup(cgroup_in(set, HIERARCHY_MEMORY));
 	if (config->v2)
-		ids[HIERARCHY_V2] = cgroup_id(cgroup_in(set, HIERARCHY_V2));
+		ids[HIERARCHY_V2] = id_of_cgroup(cgroup_in(set, HIERARCHY_V2));
 #pragma unroll
 	for (i = 0; i < 3; i++) {
 		hierarchy = i == 0 ? HIERARCHY_PIDS : i == 1 ? HIERARCHY_MEMORY : HIERARCHY_V2;
@@ -300,7 +347,7 @@ static void note_of(struct cgroup_place *note, u64 cgroup, u32 hierarchy)
 	u32 len;
 
 	parent = READ(cgroup_subsys_state, parent, cgroup + OFFSET(cgroup, self));
-	parent = scoped(cgroup_id(READ(cgroup_subsys_state, cgroup, parent)), hierarchy);
+	parent = scoped(id_of_cgroup(READ(cgroup_subsys_state, cgroup, parent)), hierarchy);
 	above = cgroup_places.lookup(&parent);
 	if (above) {
 		note->container = above->container;
@@ -339,7 +386,7 @@ static void note_of(struct cgroup_place *note, u64 cgroup, u32 hierarchy)
 
 static void note_cgroup(struct cap_state *state, u64 cgroup, u32 hierarchy, bool created)
 {
-	u64 key = scoped(cgroup_id(cgroup), hierarchy);
+	u64 key = scoped(id_of_cgroup(cgroup), hierarchy);
 	struct cgroup_place note = {}, *old;
 
 	if (created) {
@@ -368,7 +415,7 @@ static void send_cgroup_event(u64 cgroup, u64 path, u16 change)
 	event = cgroup_events.lookup(&index);
 	if (!event)
 		return;
-	event->head.id = cgroup_id(cgroup);
+	event->head.id = id_of_cgroup(cgroup);
 	event->head.hierarchy = READ32(cgroup_root, hierarchy_id, READ(cgroup, root, cgroup));
 	event->head.change = change;
 	if (change != CGROUP_REMOVED)
@@ -407,7 +454,7 @@ static bool executable_is_foreign(u64 task)
 {
 	u64 own = mount_namespace(task), mount = executable_mount(task);
 	int zero = 0;
-	u64 *offset = mount_namespace_offset.lookup(&zero);
+	u64 *offset = mount_offsets.lookup(&zero);
 
 	/* Exiting: neither is left. What was set-up ends as set-up. */
 	if (!own || !mount || !offset)
@@ -518,7 +565,7 @@ static bool is_executor(u64 task)
 #define AUDIT_NO 1
 #define AUDIT_UNKNOWN 2
 
-static bool in_range(u64 address, struct text_range *range)
+static bool lies_in(u64 address, struct text_range *range)
 {
 	return address >= range->start && address < range->end;
 }
@@ -531,11 +578,11 @@ static int audit_of_caller(struct cap_config *config, u64 caller)
 		return AUDIT_UNKNOWN;
 #pragma unroll
 	for (i = 0; i < CAP_NOAUDIT_CALLERS; i++)
-		if (in_range(caller, &config->noaudit[i]))
+		if (lies_in(caller, &config->noaudit[i]))
 			return AUDIT_NO;
 #pragma unroll
 	for (i = 0; i < CAP_UNSURE_CALLERS; i++)
-		if (in_range(caller, &config->unsure[i]))
+		if (lies_in(caller, &config->unsure[i]))
 			return AUDIT_UNKNOWN;
 	return AUDIT_YES;
 }
@@ -552,9 +599,9 @@ static u64 caller_by_unwinding(void *ctx, struct host *host)
 		return 0;
 #pragma unroll
 	for (i = 0; i < CAP_STACK_FRAMES; i++) {
-		if (in_range(frames[i], &host->config->cap_capable))
+		if (lies_in(frames[i], &host->config->cap_capable))
 			below = true;
-		else if (below && !caller && !in_range(frames[i], &host->config->security_capable))
+		else if (below && !caller && !lies_in(frames[i], &host->config->security_capable))
 			caller = frames[i];
 	}
 	return caller;
@@ -576,10 +623,10 @@ static int audit_from_stack(void *ctx, struct host *host)
 		if (!layout->guard)
 			continue;
 		guard = (u64)ctx + layout->guard;
-		if (!in_range(read_u64(guard), &config->cap_capable))
+		if (!lies_in(read_u64(guard), &config->cap_capable))
 			continue;
 		caller = read_u64(guard + layout->caller * sizeof(u64));
-		if (in_range(caller, &config->security_capable))
+		if (lies_in(caller, &config->security_capable))
 			caller = read_u64(guard + layout->outer * sizeof(u64));
 		return audit_of_caller(config, caller);
 	}
@@ -638,17 +685,10 @@ static int way_round(int cap)
  */
 static bool sets_own_id(u64 task, u64 cred, int cap)
 {
-#if defined(__x86_64__)
-	u64 registers, number;
+#if defined(__x86_64__) && defined(REGISTERS)
+	u64 registers = REGISTERS(task), number;
 	u32 id;
 
-#ifdef OFFSETS_FROM_BTF
-	registers = (u64)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
-#else
-	/* arch/x86/include/asm/processor.h: task_pt_regs() */
-	registers = READ(task_struct, stack, task) + THREAD_SIZE - TOP_OF_KERNEL_STACK_PADDING -
-		    sizeof(struct pt_regs);
-#endif
 	number = read_u64(registers + offsetof(struct pt_regs, orig_ax));
 	id = read_u64(registers + offsetof(struct pt_regs, di));
 	if (cap == NR_SETUID)
@@ -660,8 +700,6 @@ static bool sets_own_id(u64 task, u64 cred, int cap)
 	return false;
 #endif
 }
-
-/* -- counting ----------------------------------------------------------------------------------*/
 
 struct check {
 	void *stack;	/* the tracepoint's context, or NULL where the hook tells the audit class */
@@ -697,7 +735,7 @@ static u32 classify(struct host *host, u64 task, struct check *check)
 			if (held >> second & 1)
 				return CLASS_ALTERNATIVE;
 		}
-		if (check->stack && (check->cap == NR_SETUID || check->cap == NR_SETGID) &&
+		if ((check->cap == NR_SETUID || check->cap == NR_SETGID) &&
 		    sets_own_id(task, check->cred, check->cap) &&
 		    !READ32(user_namespace, level, check->target))
 			return CLASS_ALTERNATIVE;
@@ -705,15 +743,334 @@ static u32 classify(struct host *host, u64 task, struct check *check)
 	return audit == AUDIT_UNKNOWN ? CLASS_UNCLASSIFIED : CLASS_MEANINGFUL;
 }
 
+/* -- events: see events.bpf.h ------------------------------------------------------------------*/
+
+#ifdef EVENTS
+/*
+ * What is told is put together by two programs that the counting one jumps to, each below 4096
+ * instructions, and lies in a hash until the process takes it out: the ring buffer is younger
+ * (5.8), and a perf buffer would need a ring for every CPU. A check that finds no room is counted.
+ */
+struct event_key {
+	u64 time;
+	u64 cpu;
+};
+
+BPF_TABLE("lru_hash", struct sample_key, struct sample, samples, 4096);
+BPF_TABLE("lru_hash", u64, struct tokens, event_tokens, 4096);
+BPF_PERCPU_ARRAY(event_scratch, struct check_event_long, 1);
+BPF_HASH(check_events, struct event_key, struct check_event_long, EVENTS);
+BPF_PROG_ARRAY(event_programs, 2);
+
+#define PATH_DEPTH 14
+
+static u64 executable_number(u64 task)
+{
+	u64 inode = READ(file, f_inode, executable_file(task));
+
+	return READ(inode, i_ino, inode) ^
+	       (u64)READ32(super_block, s_dev, READ(inode, i_sb, inode)) << 40;
+}
+
+static bool take_token(struct cap_config *config, u64 cgroup, u64 now)
+{
+	struct tokens full = { .left = config->event_burst, .refilled = now };
+	struct tokens *bucket = event_tokens.lookup(&cgroup);
+	u64 due = 0;
+
+	if (!bucket) {
+		event_tokens.insert(&cgroup, &full);
+		bucket = event_tokens.lookup(&cgroup);
+		if (!bucket)
+			return true;
+	}
+	if (config->event_refill)
+		due = (now - bucket->refilled) / config->event_refill;
+	if (due) {
+		bucket->refilled = now;
+		bucket->left += due;
+		if (bucket->left > config->event_burst)
+			bucket->left = config->event_burst;
+	}
+	if (!bucket->left)
+		return false;
+	__sync_fetch_and_add(&bucket->left, -1);
+	return true;
+}
+
+/* The next one of its kind tries again, and says that it stands for this one too. */
+static void tell_later(struct sample *sample, u64 suppressed)
+{
+	__sync_fetch_and_add(&sample->suppressed, suppressed + 1);
+	sample->last = 0;
+}
+
+static void fill_process(struct event_process *process, u64 task)
+{
+	process->start = read_u64(READ(task_struct, group_leader, task) + OFFSET_task_start);
+	process->pid = READ32(task_struct, tgid, task);
+	process->uid = READ32(cred, uid, READ(task_struct, cred, task));
+	bpf_probe_read_kernel_str(process->comm, sizeof(process->comm),
+				  (void *)(task + OFFSET(task_struct, comm)));
+}
+
+static void tell(void *ctx, struct host *host, u64 task, struct check *check, u64 key)
+{
+	struct sample_key kind = { .key = key, .executable = executable_number(task) };
+	struct sample first = {}, *sample;
+	u64 now = bpf_ktime_get_ns(), suppressed = 0, pid, cred = check->cred;
+	struct check_event_long *scratch;
+	struct check_event *event;
+	int zero = 0;
+
+	first.last = now;
+	sample = samples.lookup(&kind);
+	if (!sample) {
+		if (samples.insert(&kind, &first))
+			return; /* another CPU was first: it tells */
+		sample = samples.lookup(&kind);
+		if (!sample)
+			return;
+	} else if (now - sample->last < host->config->event_interval) {
+		__sync_fetch_and_add(&sample->suppressed, 1);
+		return;
+	} else {
+		sample->last = now;
+		suppressed = sample->suppressed;
+		__sync_fetch_and_add(&sample->suppressed, -suppressed);
+	}
+	if (!take_token(host->config, key >> CAP_KEY_HIERARCHY_SHIFT, now)) {
+		__sync_fetch_and_add(&host->state->events_limited, 1);
+		tell_later(sample, suppressed);
+		return;
+	}
+	scratch = event_scratch.lookup(&zero);
+	if (!scratch)
+		return;
+	event = &scratch->event;
+	event->time = now;
+	event->key = key;
+	event->suppressed = suppressed;
+	event->effective = READ(cred, cap_effective, cred);
+	event->permitted = READ(cred, cap_permitted, cred);
+	event->bounding = READ(cred, cap_bset, cred);
+	event->tid = READ32(task_struct, pid, task);
+	event->gid = READ32(cred, gid, cred);
+	event->auid = -1;
+#ifdef HAS_LOGINUID
+	event->auid = READ32(task_struct, loginuid, task);
+#endif
+	event->ret = check->denied ? -1 : 0;
+	event->target_level = READ32(user_namespace, level, check->target);
+	event->target_inode = read_u32(check->target + OFFSET(user_namespace, ns) +
+				       OFFSET(ns_common, inum));
+	event->target_uid = READ32(user_namespace, owner, check->target);
+	event->target_gid = READ32(user_namespace, group, check->target);
+	event->opts = check->audit_argument;
+	event->has_opts = !check->stack && AUDIT_ARGUMENT == 1;
+	event->frames = 0;
+	event->pad = 0;
+	event->namespaces.user = read_u32(READ(cred, user_ns, cred) + OFFSET(user_namespace, ns) +
+					  OFFSET(ns_common, inum));
+	event_programs.call(ctx, 0);
+	/* Not reached where both programs are loaded. */
+	__sync_fetch_and_add(&host->state->events_full, 1);
+	tell_later(sample, suppressed);
+}
+
+/* A namespace's inode number. */
+#define INODE(type, address) read_u32((address) + OFFSET(type, ns) + OFFSET(ns_common, inum))
+
+static void fill_namespaces(struct event_namespaces *ns, u64 task)
+{
+	u64 proxy = READ(task_struct, nsproxy, task), mounts = READ(nsproxy, mnt_ns, proxy), *offset;
+	int one = 1;
+
+	ns->uts = INODE(uts_namespace, READ(nsproxy, uts_ns, proxy));
+	ns->ipc = INODE(ipc_namespace, READ(nsproxy, ipc_ns, proxy));
+	ns->net = INODE(net, READ(nsproxy, net_ns, proxy));
+	ns->cgroup = INODE(cgroup_namespace, READ(nsproxy, cgroup_ns, proxy));
+	ns->pid_for_children = INODE(pid_namespace, READ(nsproxy, pid_ns_for_children, proxy));
+	offset = mount_offsets.lookup(&one);
+	ns->mnt = offset && *offset ? read_u32(mounts + *offset) : 0;
+	ns->time = ns->time_for_children = 0;
+#ifdef HAS_TIME_NS
+	ns->time = INODE(time_namespace, READ(nsproxy, time_ns, proxy));
+	ns->time_for_children = INODE(time_namespace, READ(nsproxy, time_ns_for_children, proxy));
+#endif
+}
+
+/* The names from a file (at @path, a struct path) up to the process's root. */
+static void fill_names(struct check_event *event, u64 path, u64 root, u32 which)
+{
+	u64 dentry = READ(path, dentry, path), vfs = READ(path, mnt, path), parent, mount;
+	u64 root_dentry = READ(path, dentry, root), root_mnt = READ(path, mnt, root);
+	bool done = !dentry;
+	u32 at = 0;
+	long len;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < PATH_DEPTH; i++) {
+		parent = READ(dentry, d_parent, dentry);
+		if (done || (dentry == root_dentry && vfs == root_mnt)) {
+			done = true;
+		} else if (dentry == READ(vfsmount, mnt_root, vfs) || dentry == parent) {
+			/* The top of a mount: on from where it is mounted. */
+			mount = vfs - OFFSET_mount_mnt;
+			parent = read_u64(mount + OFFSET_mount_mnt_parent);
+			done = parent == mount;
+			dentry = read_u64(mount + OFFSET_mount_mnt_mountpoint);
+			vfs = parent + OFFSET_mount_mnt;
+		} else if (at > CAP_EVENT_PATH - CAP_EVENT_NAME) {
+			done = true;
+		} else {
+			asm volatile("" : "+r"(at)); /* or clang drops the mask */
+			at &= CAP_EVENT_PATH - 1;
+			len = bpf_probe_read_kernel_str(
+				&event->names[which][at], CAP_EVENT_NAME,
+				(void *)read_u64(dentry + OFFSET(dentry, d_name) +
+						 OFFSET(qstr, name)));
+			if (len > 0)
+				at += len & (CAP_EVENT_NAME * 2 - 1);
+			else
+				done = true;
+			dentry = parent;
+		}
+	}
+	event->names_len[which] = at;
+}
+
+static void fill_paths(struct check_event *event, u64 task, u32 which)
+{
+	u64 fs = READ(task_struct, fs, task), root = fs + OFFSET(fs_struct, root);
+	u64 file = executable_file(task);
+
+	fill_names(event, file ? file + OFFSET(file, f_path) : 0, root, which);
+	fill_names(event, fs + OFFSET(fs_struct, pwd), root, which + 1);
+}
+
+static int syscall_of(u64 task)
+{
+#if defined(REGISTERS) && defined(__x86_64__)
+	return read_u32(REGISTERS(task) + offsetof(struct pt_regs, orig_ax));
+#elif defined(REGISTERS) && defined(HAS_SYSCALLNO)
+	return read_u32(REGISTERS(task) + OFFSET(pt_regs, syscallno));
+#else
+	return -1;
+#endif
+}
+
+/* What the process itself tells. */
+int tell_process(struct pt_regs *ctx)
+{
+	u64 task = bpf_get_current_task(), pid, level, upid;
+	struct check_event_long *scratch;
+	struct check_event *event;
+	struct host host;
+	int zero = 0;
+
+	scratch = event_scratch.lookup(&zero);
+	if (!scratch || !get_host(&host))
+		return 0;
+	event = &scratch->event;
+	pid = READ(task_struct, thread_pid, READ(task_struct, group_leader, task));
+	level = READ32(pid, level, pid);
+	upid = pid + OFFSET(pid, numbers) + (level & 63) * SIZE_upid;
+	event->pid_in_container = READ32(upid, nr, upid);
+	event->syscall = syscall_of(task);
+	fill_namespaces(&event->namespaces, task);
+	event->namespaces.pid = INODE(pid_namespace, READ(upid, ns, upid));
+	fill_process(&event->process, task);
+	fill_paths(event, task, NAMES_EXE);
+	event_programs.call(ctx, 1);
+	__sync_fetch_and_add(&host.state->events_full, 1);
+	return 0;
+}
+
+static void fill_arguments(struct check_event_long *scratch, u64 task)
+{
+	u64 mm = READ(task_struct, mm, task), start = READ(mm_struct, arg_start, mm);
+	u64 len = READ(mm_struct, arg_end, mm) - start;
+
+	if (len > CAP_EVENT_ARGUMENTS)
+		len = CAP_EVENT_ARGUMENTS;
+	asm volatile("" : "+r"(len));
+	if (len && len <= CAP_EVENT_ARGUMENTS &&
+	    !bpf_probe_read_user(scratch->arguments, len, (void *)start))
+		scratch->arguments_len = len;
+}
+
+/* What its parent does; and then it is told. */
+int tell_parent(struct pt_regs *ctx)
+{
+	u64 task = bpf_get_current_task(), parent = READ(task_struct, real_parent, task);
+	struct event_key event_key = {};
+	struct sample_key kind = {};
+	struct check_event_long *scratch;
+	struct check_event *event;
+	struct sample *sample;
+	struct host host;
+	int zero = 0;
+	long len;
+
+	scratch = event_scratch.lookup(&zero);
+	if (!scratch || !get_host(&host))
+		return 0;
+	event = &scratch->event;
+	fill_process(&event->parent, parent);
+	fill_paths(event, parent, NAMES_PARENT_EXE);
+	if (host.config->events & EVENTS_STACK) {
+		len = bpf_get_stack(ctx, event->stack, sizeof(event->stack), 0);
+		if (len > 0)
+			event->frames = len / sizeof(u64);
+	}
+	scratch->arguments_len = scratch->pad = 0;
+	if (host.config->events & EVENTS_ARGUMENTS)
+		fill_arguments(scratch, task);
+	event_key.time = event->time;
+	event_key.cpu = bpf_get_smp_processor_id();
+	if (!check_events.insert(&event_key, scratch)) {
+		__sync_fetch_and_add(&host.state->events_sent, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&host.state->events_full, 1);
+	kind.key = event->key;
+	kind.executable = executable_number(task);
+	sample = samples.lookup(&kind);
+	if (sample)
+		tell_later(sample, event->suppressed);
+	return 0;
+}
+#endif
+
+/* -- counting ----------------------------------------------------------------------------------*/
+
 static void count_overflow(struct cap_state *state, u64 key, u64 *reason)
 {
 	__sync_fetch_and_add(&state->overflow[key & (CAP_KEY_KINDS - 1)], 1);
 	__sync_fetch_and_add(reason, 1);
 }
 
-static int on_check(struct host *host, struct check *check)
+static void count_check(struct cap_state *state, u64 key)
 {
-	u64 task = bpf_get_current_task(), key, class, one = 1, *count;
+	u64 one = 1, *count = counts_by_key.lookup(&key);
+
+	if (!count) {
+		if (!counts_by_key.insert(&key, &one))
+			return;
+		/* Another CPU was first: without a second look one check would be lost. */
+		count = counts_by_key.lookup(&key);
+	}
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else
+		count_overflow(state, key, &state->overflow_full);
+}
+
+static int on_check(void *ctx, struct host *host, struct check *check)
+{
+	u64 task = bpf_get_current_task(), key, class;
 
 	class = classify(host, task, check);
 	key = check->cap & 0x7f;
@@ -728,17 +1085,13 @@ static int on_check(struct host *host, struct check *check)
 		count_overflow(host->state, key, &host->state->overflow_id);
 		return 0;
 	}
-	count = counts_by_key.lookup(&key);
-	if (!count) {
-		if (!counts_by_key.insert(&key, &one))
-			return 0;
-		/* Another CPU was first: without a second look one check would be lost. */
-		count = counts_by_key.lookup(&key);
-	}
-	if (count)
-		__sync_fetch_and_add(count, 1);
-	else
-		count_overflow(host->state, key, &host->state->overflow_full);
+	count_check(host->state, key);
+#ifdef EVENTS
+	if (class == CLASS_MEANINGFUL &&
+	    host->config->events & (check->denied ? EVENTS_DENIED : EVENTS_ALLOWED) &&
+	    host->config->event_capabilities >> (check->cap & 63) & 1)
+		tell(ctx, host, task, check, key);
+#endif
 	return 0;
 }
 
@@ -755,7 +1108,7 @@ int checks_raw_tracepoint(struct bpf_raw_tracepoint_args *ctx)
 	check.target = ctx->args[1];
 	check.cap = ctx->args[3];
 	check.denied = (int)ctx->args[4] != 0;
-	return on_check(&host, &check);
+	return on_check(ctx, &host, &check);
 }
 
 int checks_kprobe(struct pt_regs *ctx)
@@ -771,7 +1124,7 @@ int checks_kprobe(struct pt_regs *ctx)
 	check.audit_argument = PT_REGS_PARM4(ctx);
 	check.held = held_over(check.cred, check.target);
 	check.denied = !(check.held >> (check.cap & 63) & 1);
-	return on_check(&host, &check);
+	return on_check(ctx, &host, &check);
 }
 
 /* -- what comes and goes -----------------------------------------------------------------------*/
@@ -803,7 +1156,7 @@ int cgroup_removed(struct bpf_raw_tracepoint_args *ctx)
 	hierarchy = hierarchy_of(host.config, cgroup);
 	if (hierarchy < 0)
 		return 0;
-	key = scoped(cgroup_id(cgroup), hierarchy);
+	key = scoped(id_of_cgroup(cgroup), hierarchy);
 	cgroup_places.delete(&key);
 	send_cgroup_event(cgroup, 0, CGROUP_REMOVED);
 	return 0;
@@ -848,7 +1201,7 @@ int task_attached(struct bpf_raw_tracepoint_args *ctx)
 		moved = false;
 	}
 	from = cgroup_in(READ(task_struct, cgroups, mover), hierarchy);
-	entered(host.state, task, mover, cgroup_id(from), cgroup_id(to), hierarchy, moved);
+	entered(host.state, task, mover, id_of_cgroup(from), id_of_cgroup(to), hierarchy, moved);
 	return 0;
 }
 
@@ -864,8 +1217,8 @@ int task_forked(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	/* CLONE_INTO_CGROUP moves without cgroup_attach_task; it exists on cgroup v2 only. */
 	if (from != to) {
-		old = cgroup_id(cgroup_in(from, HIERARCHY_V2));
-		new = cgroup_id(cgroup_in(to, HIERARCHY_V2));
+		old = id_of_cgroup(cgroup_in(from, HIERARCHY_V2));
+		new = id_of_cgroup(cgroup_in(to, HIERARCHY_V2));
 		if (old != new)
 			entered(host.state, child, parent, old, new, HIERARCHY_V2, false);
 	}
@@ -976,6 +1329,7 @@ int look_at_self(struct bpf_raw_tracepoint_args *ctx)
 	seen->frames[2] = READ(cred, cap_effective, cred);
 	seen->frames[3] = cgroup_key(host.config, task);
 	seen->frames[4] = mount_namespace(task);
+	bpf_probe_read_kernel(&seen->frames[5], 7 * sizeof(u64), (void *)mount_namespace(task));
 	bpf_probe_read_kernel(seen->words, sizeof(seen->words), (void *)executable_mount(task));
 	__sync_fetch_and_add(&seen->hits, 1);
 	return 0;

@@ -11,21 +11,12 @@
 
 #include "cgroups.bpf.h"
 #include "classify.bpf.h"
+#include "sampling.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1024 * 1024); /* set before loading */
 } check_events SEC(".maps");
-
-struct sample_key {
-	__u64 key;
-	__u64 executable; /* a mix of device and inode number */
-};
-
-struct sample {
-	__u64 last;	  /* boot clock, ns */
-	__u64 suppressed; /* equal checks since */
-};
 
 /* Least recently used: what is evicted is merely told once more. */
 struct {
@@ -85,11 +76,6 @@ static __always_inline bool was_told(const struct sample_key *kind, __u64 *pendi
 	entry->check = check;
 	return false;
 }
-
-struct tokens {
-	__u64 left;
-	__u64 refilled; /* boot clock, ns */
-};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

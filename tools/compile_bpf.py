@@ -30,8 +30,8 @@ OBJECTS: Mapping[str, str] = {
     "cap_checks.arm64.bpf.o": "arm64",
 }
 
-#: BCC compiles on the host it runs on: the source itself is shipped, with the header it includes.
-COPIES = ("bpf/*.bcc.c", "bpf/cap_checks.h")
+#: BCC compiles on the host it runs on: the source itself is shipped, with the headers it includes.
+COPIES = ("bpf/*.bcc.c", "bpf/cap_checks.h", "bpf/sampling.h")
 
 #: What BCC wants of kernel headers where the BTF tells the rest.
 HEADERS = Path("bpf/bcc-headers")

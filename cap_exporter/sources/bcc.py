@@ -11,6 +11,7 @@ import ctypes
 import errno
 import logging
 import re
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,12 +23,14 @@ from cap_exporter.model import (
     CgroupEvent,
     CgroupKey,
     Drain,
+    Event,
     SourceError,
     SourceInfo,
 )
 from cap_exporter.sources import audit_class, diagnosis, layout
 from cap_exporter.sources.bcc_loader import BccProgram, import_bcc
 from cap_exporter.sources.by_key import KeyCounters
+from cap_exporter.sources.events import EventReader, EventSettings
 from cap_exporter.sources.kallsyms import Symbols
 from cap_exporter.sources.libbpf_binding import BpfError
 from cap_exporter.sources.overflow import OverflowCounters
@@ -38,6 +41,9 @@ log = logging.getLogger(__name__)
 RING: Final = 2048
 
 _PATH_BYTES: Final = 1024
+
+#: What the counting program jumps to, in this order, to put an event together.
+_TELLERS: Final = ("tell_process", "tell_parent")
 
 _TRACEPOINTS: Final = {
     "cgroup_created": "cgroup_mkdir",
@@ -72,6 +78,12 @@ class _Event(ctypes.Structure):
     _fields_ = (("head", layout.CgroupEventHead), ("path", ctypes.c_char * _PATH_BYTES))
 
 
+class _EventKey(ctypes.Structure):
+    """struct event_key"""
+
+    _fields_ = (("time", ctypes.c_uint64), ("cpu", ctypes.c_uint64))
+
+
 class BccSource:
     """The Source that has BCC compile bpf/cap_checks.bcc.c. ``attach`` forces raw_tracepoint or
     kprobe."""
@@ -86,6 +98,7 @@ class BccSource:
         attach: str | None = None,
         slots: int = 32768,
         btf: Path | None = None,
+        events: EventSettings | None = None,
     ) -> None:
         self._hierarchies = hierarchies
         self._attach = attach
@@ -95,6 +108,9 @@ class BccSource:
         self._name = ""
         self._overflow = OverflowCounters()
         self._read_events = 0
+        self._wanted = events
+        self._reader: EventReader | None = None
+        self._events_sent = 0
 
     def open(self) -> SourceInfo:
         if self._attach not in (None, *WAYS):
@@ -107,25 +123,35 @@ class BccSource:
                 f"not permitted: {' and '.join(missing)} missing "
                 "(before Linux 5.8 CAP_SYS_ADMIN instead)"
             )
-        program = BccProgram(import_bcc(), btf=self._btf, counters=self._slots)
-        self._program = program
         try:
-            attach = self._attach_all(program)
-        except BpfError as error:
-            self.close()
-            raise SourceError(f"the bcc source: {diagnosis.refusal(error)}") from error
-        except SourceError:
-            self.close()
-            raise
+            program, attach = self._load(self._wanted)
+        except _WithoutEvents as error:
+            log.warning("there are no events: %s", error)
+            program, attach = self._load(None)
         program.free_compiler()
+        self._program = program
         ids = tuple(self._ids)
         self._counters = KeyCounters(
             program, "counts_by_key", ids, self._slots, program.possible_cpus
         )
+        if self._reader is None and self._wanted and program.no_events:
+            log.warning("there are no events: the kernel's BTF lacks %s", program.no_events)
         log.info("counting capability checks through bcc and %s", attach)
         return SourceInfo("bcc", attach)
 
-    def _attach_all(self, program: BccProgram) -> str:
+    def _load(self, events: EventSettings | None) -> tuple[BccProgram, str]:
+        room = events.ring_bytes // ctypes.sizeof(layout.CheckEventLong) if events else 0
+        program = BccProgram(import_bcc(), btf=self._btf, counters=self._slots, events=room)
+        try:
+            return program, self._attach_all(program, None if program.no_events else events)
+        except BpfError as error:
+            program.close()
+            raise SourceError(f"the bcc source: {diagnosis.refusal(error)}") from error
+        except SourceError:
+            program.close()
+            raise
+
+    def _attach_all(self, program: BccProgram, events: EventSettings | None) -> str:
         config = layout.Config()
         layout.set_hierarchies(config, self._hierarchies.counted)
         self._ids = list(config.hierarchy_ids)
@@ -137,14 +163,14 @@ class BccSource:
         for way in WAYS:
             if self._attach not in (None, way):
                 continue
+            self._name = f"checks_{way}"
             try:
                 if way == "raw_tracepoint":
+                    # A program that is not attached in the end would make a kprobe's tellers
+                    # unfit for the array of tellers.
+                    self._see_tracepoint(program)
                     self._calibrate(program, config)
-                    program.load("checks_raw_tracepoint")
-                    self._name = "checks_raw_tracepoint"
-                else:
-                    program.load("checks_kprobe", kprobe=True)
-                    self._name = "checks_kprobe"
+                self._load_checks(program, config, events)
                 for name, tracepoint in _TRACEPOINTS.items():
                     program.load(name)
                     program.attach(name, tracepoint)
@@ -162,6 +188,32 @@ class BccSource:
                 continue
             return way
         raise SourceError(diagnosis.nothing_attached(refused))
+
+    def _load_checks(
+        self, program: BccProgram, config: layout.Config, events: EventSettings | None
+    ) -> None:
+        """Raises BpfError; _WithoutEvents where counting may work without them."""
+        kprobe = self._name == "checks_kprobe"
+        try:
+            program.load(self._name, kprobe=kprobe)
+            if events is None:
+                return
+            for number, name in enumerate(_TELLERS):
+                program.load(name, kprobe=kprobe)
+                program.jump_from("event_programs", number, name)
+        except BpfError as error:
+            if events is None:
+                raise
+            raise _WithoutEvents(diagnosis.refusal(error)) from error
+        events.fill(config)
+        self._configure(program, config)
+        self._reader = EventReader(self._ids, told=time.monotonic_ns)
+
+    def _see_tracepoint(self, program: BccProgram) -> None:
+        """Raises BpfError with ENOENT where there is none."""
+        program.load("calibrate_company")
+        program.attach("calibrate_company", "cap_capable")
+        program.detach()
 
     def _configure(self, program: BccProgram, config: layout.Config) -> None:
         program.update("configuration", ctypes.c_uint32(0), config)
@@ -194,8 +246,9 @@ class BccSource:
         the struct vfsmount of this process's own executable."""
         import threading
 
-        offset = program.mount_namespace
-        if offset is None:
+        if program.structs is not None:
+            offset, inode = program.structs.mount_namespace, program.structs.mount_inode
+        else:
             program.load("look_at_self")
             program.attach("look_at_self", "sched_process_fork")
             thread = threading.Thread(target=lambda: None)
@@ -216,7 +269,9 @@ class BccSource:
                     "struct mount: the runtimes' set-up could not be told from workloads"
                 )
             offset = 8 * places[0]
-        program.update("mount_namespace_offset", ctypes.c_uint32(0), ctypes.c_uint64(offset))
+            inode = _inode_offset(seen)
+        program.update("mount_offsets", ctypes.c_uint32(0), ctypes.c_uint64(offset))
+        program.update("mount_offsets", ctypes.c_uint32(1), ctypes.c_uint64(inode))
 
     # -- counting --------------------------------------------------------------------------------
 
@@ -243,16 +298,32 @@ class BccSource:
         at = time.time()
         state = self._program.value("states", layout.State)
         increments += self._overflow.increments(bytes(state.overflow))
-        events, lost = self._cgroup_events()
+        cgroup_events, lost = self._cgroup_events()
         return Drain(
             time=at,
             increments=increments,
-            cgroup_events=events,
+            cgroup_events=cgroup_events,
             cgroup_events_lost=lost,
+            events=self._events(state.events_sent),
+            events_lost={"full": state.events_full, "limited": state.events_limited},
             missed={"recursion": self._program.recursion_misses(self._name)},
             slots_used=self._counters.used,
             slots_total=self._counters.total,
         )
+
+    def _events(self, sent: int) -> list[Event]:
+        assert self._program is not None
+        if self._reader is None or sent == self._events_sent:
+            return []
+        self._events_sent = sent
+        read = self._reader.read
+        found = {
+            (key.time, key.cpu): read(bytes(record))
+            for key, record in self._program.items("check_events", _EventKey, layout.CheckEventLong)
+        }
+        for key in found:
+            self._program.delete("check_events", _EventKey(*key))
+        return [found[key] for key in sorted(found)]
 
     def _cgroup_events(self) -> tuple[list[CgroupEvent], int]:
         assert self._program is not None
@@ -288,6 +359,17 @@ class BccSource:
         if self._program is not None:
             self._program.close()
             self._program = None
+
+
+class _WithoutEvents(Exception):
+    """The kernel refuses the programs that tell events; the text says why."""
+
+
+def _inode_offset(seen: layout.Calibration) -> int:
+    """From this process's own struct mnt_namespace to the inode number; 0: not found."""
+    number = Path("/proc/self/ns/mnt").stat().st_ino
+    words = bytes(seen.frames)[5 * 8 :]
+    return max(words.find(number.to_bytes(4, sys.byteorder)), 0)
 
 
 _ID = re.compile(r"[0-9a-f]{64}$")

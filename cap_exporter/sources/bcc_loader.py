@@ -12,6 +12,7 @@ there, and what BCC's own files take from headers is in bpf/bcc-headers.
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.util
 import os
 import platform
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cap_exporter.model import SourceError
-from cap_exporter.sources.kernel_structs import KernelStructs, definitions
+from cap_exporter.sources.kernel_structs import Definitions, KernelStructs, definitions
 from cap_exporter.sources.libbpf_binding import BpfError, LibBpf, ProgInfo
 
 #: Where distributions put Python modules that belong to no virtual environment.
@@ -87,8 +88,8 @@ def why_no_headers(modules: Path) -> str:
 class BccProgram:
     """The compiled program: load, attach, and its maps. Close it after use."""
 
-    def __init__(self, module: Any, *, btf: Path | None, counters: int) -> None:
-        """Raises SourceError."""
+    def __init__(self, module: Any, *, btf: Path | None, counters: int, events: int = 0) -> None:
+        """events: room for so many between two drains; 0: without. Raises SourceError."""
         self._module = module
         self._lib = module.libbcc.lib
         self._functions: dict[str, Any] = {}
@@ -99,12 +100,15 @@ class BccProgram:
         if not source.is_file():
             raise SourceError(f"{source} is missing: run `make build` in the source tree")
         headers: Path | None = None
-        offsets, self.mount_namespace = _struct_offsets(btf)
-        if self.mount_namespace is not None:
+        self.structs = _struct_offsets(btf)
+        if self.structs is not None:
             headers = folder / "bcc-headers"
         elif problem := why_no_headers(Path("/lib/modules") / platform.release()):
             raise SourceError(f"the kernel has no BTF, and {problem}")
-        front = f"#define COUNTERS {counters}\n{offsets}"
+        front = f"#define COUNTERS {counters}\n{self.structs.text if self.structs else ''}"
+        self.no_events = self.structs.no_events if self.structs else ""
+        if events and not self.no_events:
+            front += f"#define EVENTS {events}\n"
         self._bpf = self._compile(front + source.read_text(), folder, headers)
 
     def _compile(self, text: str, include: Path, headers: Path | None) -> Any:
@@ -116,7 +120,7 @@ class BccProgram:
                 return self._module.BPF(text=text.encode(), cflags=[f"-I{include}"])
         except Exception as error:
             raise SourceError(
-                f"BCC cannot compile the program for this kernel: {error}{errors.last_lines()}"
+                f"BCC cannot compile the program for this kernel: {error}{errors.lines()}"
             ) from error
         finally:
             if before is None:
@@ -132,12 +136,21 @@ class BccProgram:
             number = ctypes.get_errno() or getattr(error, "errno", 0) or 1
             raise BpfError(f"the kernel refused {name} ({error})", number, errors.text) from error
 
+    def jump_from(self, table: str, index: int, name: str) -> None:
+        """Programs that call this element of a program array go on in the loaded one of this
+        name. Raises BpfError."""
+        fd = ctypes.c_uint32(self._functions[name].fd)
+        if not self.update(table, ctypes.c_uint32(index), fd):
+            raise BpfError(f"the kernel refused {name} in {table}", ctypes.get_errno() or 22)
+
     def attach(self, name: str, tracepoint: str) -> None:
         """Raises BpfError with ENOENT where the kernel has no such tracepoint."""
-        ctypes.set_errno(0)
-        fd = self._lib.bpf_attach_raw_tracepoint(self._functions[name].fd, tracepoint.encode())
+        with _Errors():
+            ctypes.set_errno(0)
+            fd = self._lib.bpf_attach_raw_tracepoint(self._functions[name].fd, tracepoint.encode())
+            number = ctypes.get_errno()
         if fd < 0:
-            raise BpfError(f"cannot attach {name}", ctypes.get_errno() or 2)
+            raise BpfError(f"cannot attach {name}", number or errno.ENOENT)
         self._attached.append(fd)
 
     def attach_kprobe(self, name: str, function: str) -> None:
@@ -210,13 +223,12 @@ class BccProgram:
         self._bpf.cleanup()
 
 
-def _struct_offsets(btf: Path | None) -> tuple[str, int | None]:
-    """What goes in front of the program, and how far it is from a struct vfsmount to its mount
-    namespace; None where there is no BTF that tells."""
+def _struct_offsets(btf: Path | None) -> Definitions | None:
+    """None where there is no BTF that tells."""
     try:
         structs = KernelStructs(LibBpf(), btf)
     except (BpfError, SourceError):
-        return "", None
+        return None
     try:
         return definitions(structs)
     finally:
@@ -241,6 +253,8 @@ class _Errors:
         self.text = self._file.read().decode(errors="replace")
         self._file.close()
 
-    def last_lines(self, lines: int = 12) -> str:
-        kept = [line for line in self.text.splitlines() if line.strip()][-lines:]
-        return "".join(f"\n    {line[:160]}" for line in kept)
+    def lines(self, most: int = 12) -> str:
+        """From the first error on, which explains those after it."""
+        kept = [line for line in self.text.splitlines() if line.strip()]
+        first = next((i for i, line in enumerate(kept) if " error: " in line), len(kept) - most)
+        return "".join(f"\n    {line[:160]}" for line in kept[max(first, 0) :][:most])

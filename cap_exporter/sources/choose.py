@@ -70,7 +70,7 @@ def make_source(
 ) -> Source:
     """``spec``: auto, libbpf, bcc or replay:FILE. Nothing is loaded before open().
     ``paced``: play a recording at its own speed. ``events``: which checks are told besides being
-    counted (libbpf only)."""
+    counted."""
 
     def libbpf() -> Source:
         from cap_exporter.sources.libbpf import LibbpfSource
@@ -80,7 +80,7 @@ def make_source(
     def bcc() -> Source:
         from cap_exporter.sources.bcc import BccSource
 
-        return BccSource(hierarchies, attach=attach, btf=btf, slots=counters)
+        return BccSource(hierarchies, attach=attach, btf=btf, slots=counters, events=events)
 
     if spec.startswith("replay:"):
         from cap_exporter.sources.replay import ReplaySource

@@ -67,27 +67,31 @@ class EventSettings:
 
 
 class EventReader:
-    """Turns records into events. ``wall`` and ``boot`` are the two clocks, in nanoseconds."""
+    """Turns records into events. The clocks are in nanoseconds: ``boot`` is that of processes'
+    start times, ``told`` that of an event's own time (bpf_ktime_get_boot_ns() is of 5.8)."""
 
     def __init__(
         self,
         hierarchy_ids: Sequence[int],
         wall: Callable[[], int] = time.time_ns,
         boot: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        told: Callable[[], int] | None = None,
     ) -> None:
         self._hierarchy_ids = hierarchy_ids
         self._wall = wall
         self._boot = boot
+        self._told = told or boot
 
     def read(self, record: bytes) -> Event:
         """Raises ValueError for a record that is too short."""
         raw = layout.CheckEvent.from_buffer_copy(record)
         # Asked anew each time: the wall clock may be set, and jumps with a suspended host.
-        since_boot = self._wall() - self._boot()
+        wall = self._wall()
+        since_boot = wall - self._boot()
         hierarchy = self._hierarchy_ids[raw.key >> layout.KEY_HIERARCHY_SHIFT & 3]
         cgroup = CgroupKey(hierarchy, raw.key >> layout.KEY_CGROUP_SHIFT)
         return Event(
-            time=(raw.time + since_boot) / 1e9,
+            time=(raw.time + wall - self._told()) / 1e9,
             check=layout.decode_kind(raw.key, cgroup),
             process=_process(raw.process, _names(raw, 0), _names(raw, 1), since_boot),
             parent=_process(raw.parent, _names(raw, 2), _names(raw, 3), since_boot),

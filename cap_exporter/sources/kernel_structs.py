@@ -8,7 +8,7 @@ Format: Documentation/bpf/btf.rst (6.18), include/uapi/linux/btf.h.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from cap_exporter.model import SourceError
@@ -32,6 +32,30 @@ MEMBERS: Final = {
     "path": ("mnt", "dentry"),
     "dentry": ("d_name",),
     "qstr": ("name",),
+}
+
+#: struct → members that only events read.
+EVENT_MEMBERS: Final = {
+    "task_struct": ("comm", "group_leader", "thread_pid", "fs"),
+    "cred": ("cap_permitted", "cap_bset"),
+    "user_namespace": ("ns", "group"),
+    "ns_common": ("inum",),
+    "nsproxy": ("uts_ns", "ipc_ns", "net_ns", "cgroup_ns", "pid_ns_for_children"),
+    "uts_namespace": ("ns",),
+    "ipc_namespace": ("ns",),
+    "net": ("ns",),
+    "cgroup_namespace": ("ns",),
+    "pid_namespace": ("ns",),
+    "mm_struct": ("arg_start", "arg_end"),
+    "pid": ("level", "numbers"),
+    "upid": ("nr", "ns"),
+    "fs_struct": ("root", "pwd"),
+    "vfsmount": ("mnt_root",),
+    "dentry": ("d_parent",),
+    "inode": ("i_ino", "i_sb"),
+    "super_block": ("s_dev",),
+    "mount": ("mnt", "mnt_parent", "mnt_mountpoint"),
+    "mnt_namespace": ("ns",),
 }
 
 _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 4, 5, 6
@@ -77,6 +101,10 @@ class Definitions(NamedTuple):
     """For in front of the program."""
     mount_namespace: int
     """From a ``struct vfsmount`` to its ``struct mount``'s ``mnt_ns``, bytes."""
+    mount_inode: int
+    """From a ``struct mnt_namespace`` to its inode number, bytes."""
+    no_events: str
+    """What is missing to tell events; empty: nothing."""
 
 
 class KernelStructs(KernelTypes):
@@ -90,6 +118,13 @@ class KernelStructs(KernelTypes):
             return None
         bits = self._bit_offset(number, member)
         return None if bits is None else bits // 8
+
+    def size(self, struct: str) -> int | None:
+        """In bytes. None: there is no such struct."""
+        number = self._lib.btf__find_by_name_kind(self._btf, struct.encode(), _KIND_STRUCT)
+        if number <= 0:
+            return None
+        return int(_Type.from_address(self._lib.btf__type_by_id(self._btf, number)).size_or_type)
 
     def enumerator(self, enum: str, name: str) -> int | None:
         """The value of one; None: there is none."""
@@ -137,16 +172,12 @@ class KernelStructs(KernelTypes):
 
 
 def definitions(structs: KernelStructs) -> Definitions:
-    """What bpf/cap_checks.bcc.c needs in front. Raises SourceError where a member is not found."""
-    lines = ["#define OFFSETS_FROM_BTF"]
-    missing = []
-    for struct, members in MEMBERS.items():
-        for member in members:
-            offset = structs.offset(struct, member)
-            if offset is None:
-                missing.append(f"struct {struct}: {member}")
-            lines.append(f"#define OFFSET_{struct}_{member} {offset}")
-    vfsmount, namespace = structs.offset("mount", "mnt"), structs.offset("mount", "mnt_ns")
+    """What bpf/cap_checks.bcc.c needs in front. Raises SourceError where a member is not found
+    that counting needs."""
+    offsets, missing = _offsets(structs, MEMBERS)
+    lines = ["#define OFFSETS_FROM_BTF", *offsets]
+    namespace = structs.offset("mount", "mnt_ns")
+    vfsmount = structs.offset("mount", "mnt")
     if vfsmount is None or namespace is None:
         missing.append("struct mount: mnt, mnt_ns")
     if missing:
@@ -162,4 +193,50 @@ def definitions(structs: KernelStructs) -> Definitions:
     # Asked by name, since vendors brought the change of 5.1 to older kernels.
     argument = 1 if "opts" in parameters else 2 if "audit" in parameters else 0
     lines.append(f"#define AUDIT_ARGUMENT {argument}")
-    return Definitions("\n".join(lines) + "\n", (namespace or 0) - (vfsmount or 0))
+    if structs.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs") is not None:
+        lines.append("#define HAS_TASK_PT_REGS")
+    events, lacking = _for_events(structs)
+    return Definitions(
+        "\n".join(lines + events) + "\n",
+        mount_namespace=(namespace or 0) - (vfsmount or 0),
+        mount_inode=(structs.offset("mnt_namespace", "ns") or 0)
+        + (structs.offset("ns_common", "inum") or 0),
+        no_events=", ".join(lacking),
+    )
+
+
+def _offsets(
+    structs: KernelStructs, members: Mapping[str, Sequence[str]]
+) -> tuple[list[str], list[str]]:
+    """Definitions, and what is missing."""
+    lines, missing = [], []
+    for struct, names in members.items():
+        for name in names:
+            offset = structs.offset(struct, name)
+            if offset is None:
+                missing.append(f"struct {struct}: {name}")
+            lines.append(f"#define OFFSET_{struct}_{name} {offset}")
+    return lines, missing
+
+
+def _for_events(structs: KernelStructs) -> tuple[list[str], list[str]]:
+    lines, missing = _offsets(structs, EVENT_MEMBERS)
+    # Renamed in 5.5.
+    start = structs.offset("task_struct", "start_boottime")
+    if start is None:
+        start = structs.offset("task_struct", "real_start_time")
+    upid = structs.size("upid")
+    if start is None or upid is None:
+        missing.append("struct task_struct: start_boottime, struct upid")
+    lines += [f"#define OFFSET_task_start {start}", f"#define SIZE_upid {upid}"]
+    # Not in every configuration, or not in every version.
+    optional: dict[str, dict[str, tuple[str, ...]]] = {
+        "HAS_LOGINUID": {"task_struct": ("loginuid",)},
+        "HAS_TIME_NS": {"nsproxy": ("time_ns", "time_ns_for_children"), "time_namespace": ("ns",)},
+        "HAS_SYSCALLNO": {"pt_regs": ("syscallno",)},  # arm64
+    }
+    for define, members in optional.items():
+        found, lacking = _offsets(structs, members)
+        if not lacking:
+            lines += [f"#define {define}", *found]
+    return lines, missing

@@ -13,6 +13,7 @@ import pytest
 
 from cap_exporter.cgroups.hierarchies import Hierarchies
 from cap_exporter.model import Event
+from cap_exporter.sources.bcc import BccSource
 from cap_exporter.sources.events import EventSettings
 from cap_exporter.sources.kernel_structs import KernelStructs
 from cap_exporter.sources.libbpf import LibbpfSource
@@ -27,18 +28,22 @@ SETUID, SYS_PACCT, SYSLOG = 7, 20, 34
 Told = Callable[..., tuple[Counting, Callable[[], list[Event]]]]
 
 
-@pytest.fixture
-def told(hierarchies: Hierarchies) -> Iterator[Told]:
+@pytest.fixture(params=["libbpf", "bcc"])
+def told(hierarchies: Hierarchies, request: pytest.FixtureRequest) -> Iterator[Told]:
     """Opens a source with events; gives what it counts, and a way to read the events of it."""
-    opened: list[LibbpfSource] = []
+    opened: list[LibbpfSource | BccSource] = []
 
     def open_source(**settings: object) -> tuple[Counting, Callable[[], list[Event]]]:
         attach = os.environ.get("CAP_EXPORTER_ATTACH")
-        source = LibbpfSource(
-            hierarchies,
-            attach=None if attach in (None, "auto") else attach,
-            events=EventSettings(**settings),  # type: ignore[arg-type]
-        )
+        wanted = EventSettings(**settings)  # type: ignore[arg-type]
+        source: LibbpfSource | BccSource
+        if request.param == "bcc":
+            source = BccSource(
+                hierarchies, attach="kprobe" if attach == "kprobe" else None, events=wanted
+            )
+        else:
+            attach = None if attach in (None, "auto") else attach
+            source = LibbpfSource(hierarchies, attach=attach, events=wanted)
         opened.append(source)
         counting = Counting(hierarchies, source)
 
