@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from cap_exporter.cli.client_options import client_options, no_answer
 from cap_exporter.cli.options import (
     Capabilities,
     Duration,
@@ -28,7 +29,8 @@ from cap_exporter.cli.options import (
     set_up_logging,
     source_options,
 )
-from cap_exporter.client import DEFAULT_URL, NoAnswer, follow_events
+from cap_exporter.client import NoAnswer, follow_events
+from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.outputs.event_record import line_of, record_of
 
 
@@ -40,7 +42,7 @@ from cap_exporter.outputs.event_record import line_of, record_of
     envvar="CAP_EXPORTER_FOR",
     help="Load the probe by myself for this time (root) instead of asking an exporter.",
 )
-@option("--url", default=DEFAULT_URL, help="A running exporter's page address.")
+@client_options
 @option(
     "--output",
     "-o",
@@ -63,6 +65,7 @@ from cap_exporter.outputs.event_record import line_of, record_of
 def command(
     duration: float | None,
     url: str,
+    http_config: HttpConfig | None,
     output: str,
     schema: bool,
     recent: bool,
@@ -83,7 +86,7 @@ def command(
     if duration is not None:
         records = _by_myself(duration, values)
     else:
-        records = follow_events(url, recent)
+        records = follow_events(url, recent, http_config)
     _end_with_the_pipe()
     try:
         for record in records:
@@ -95,10 +98,7 @@ def command(
                 continue
             _print(record, output)
     except NoAnswer as error:
-        raise click.ClickException(
-            f"{error}.\nStart the exporter (`cap-exporter run`), give its address (--url), or "
-            "watch right here: cap-exporter events --for 30s"
-        ) from error
+        raise no_answer(error, "watch right here: cap-exporter events --for 30s") from error
     except BrokenPipeError:
         # The reader has gone (`| head`): nothing is left to do, nor to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

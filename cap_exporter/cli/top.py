@@ -12,13 +12,15 @@ from typing import Any
 import click
 
 from cap_exporter.cli import gather
+from cap_exporter.cli.client_options import client_options, no_answer
 from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
-from cap_exporter.client import DEFAULT_URL, NoAnswer
+from cap_exporter.client import NoAnswer
+from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.top.model import Profile, Sort
 
 
 @click.command("top")
-@option("--url", default=DEFAULT_URL, help="A running exporter's page address.")
+@client_options
 @option(
     "--here",
     is_flag=True,
@@ -49,6 +51,7 @@ from cap_exporter.top.model import Profile, Sort
 @log_options
 def command(
     url: str,
+    http_config: HttpConfig | None,
     here: bool,
     interval: float,
     once: bool,
@@ -85,14 +88,11 @@ def command(
     def answer(feed: Feed) -> Answer:
         found = look(feed)
         if isinstance(found.problem, NoAnswer):
-            raise click.ClickException(
-                f"{found.problem}.\nStart the exporter (`cap-exporter run`), give its address "
-                "(--url), or count right here, as root: cap-exporter top --here"
-            )
+            raise no_answer(found.problem, "count right here, as root: cap-exporter top --here")
         return found
 
     counts_here = here or str(source["source"]).startswith("replay:")
-    with closing(Here(source, interval) if counts_here else Running(url)) as feed:
+    with closing(Here(source, interval) if counts_here else Running(url, http_config)) as feed:
         state = State(sort=Sort(sort), words=words, everything=everything)
         viewer = Viewer(feed, console, state, is_wanted, log)
         viewer.take(answer(feed))

@@ -62,6 +62,8 @@ def _pool(config: HttpConfig, scheme: str, host: str) -> urllib3.PoolManager:
                 settings |= {"assert_hostname": config.server_name}
         if config.insecure:
             settings["assert_hostname"] = False
+            # It was asked for.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     proxy = config.proxy or ("" if proxy_bypass(host) else getproxies().get(scheme, ""))
     if proxy:
         return urllib3.ProxyManager(proxy, **settings)

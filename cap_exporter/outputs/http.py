@@ -61,8 +61,9 @@ class _Connections:
     def remove(self, connection: Droppable) -> None:
         self._open.pop(connection, None)
 
-    def in_handshake(self) -> list[TlsDoor]:
-        return [one for one in self._open if isinstance(one, TlsDoor)]
+    def drop_all(self) -> None:
+        for one in list(self._open):
+            one.drop()
 
     def readers(self) -> list[_Protocol]:
         return [one for one in self._open if isinstance(one, _Protocol)]
@@ -242,8 +243,9 @@ class HttpServer:
 
     async def _serve_to_the_end(self) -> None:
         await self._server.serve(sockets=[self._socket])
-        for door in self._connections.in_handshake():
-            door.drop()
+        # In a handshake, or waiting for TLS to say goodbye.
+        self._connections.drop_all()
+        await asyncio.sleep(0)
 
     def stop(self) -> None:
         """Ends within about a second, open streams included."""

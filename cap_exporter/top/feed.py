@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from cap_exporter.client import NoAnswer, ask_exporter, follow_events
+from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.model import SourceError
 from cap_exporter.terminal import printable
 from cap_exporter.top.model import Key, Profile, key_of
@@ -76,13 +77,14 @@ class Running:
     #: Its counts change with its drains; this is their default.
     settles = 5.0
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, config: HttpConfig | None = None) -> None:
         self._url = url
+        self._config = config
         self.name = printable(urlsplit(url).netloc.rpartition("@")[2] or url)
         self.events = LastEvents()
 
     def profiles(self) -> tuple[Sequence[Profile], float]:
-        return ask_exporter(self._url)["containers"], time.monotonic()
+        return ask_exporter(self._url, self._config)["containers"], time.monotonic()
 
     def follow(self) -> None:
         threading.Thread(target=self._follow, daemon=True).start()
@@ -90,7 +92,7 @@ class Running:
     def _follow(self) -> None:
         while True:
             try:
-                for record in follow_events(self._url, recent=True):
+                for record in follow_events(self._url, True, self._config):
                     self.events.add(record)
             except NoAnswer:
                 time.sleep(_AGAIN)
