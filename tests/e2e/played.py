@@ -27,6 +27,7 @@ DENIED, USING, QUIET = "d" * 64, "e" * 64, "f" * 64
 
 #: What a container of LXC can be called, and what its processes can be.
 HOSTILE = "<script>alert(1)<b> \"'&\n\r\x1b[31m\u202egpj.exe\u2028"
+LONG = "\u202ex" * 1000  # 4 kB
 HOSTILE_PROGRAM = f"/tmp/<img src=x onerror=alert(1)>{'A' * 4000}\u202e"
 
 #: Seconds between two drains of the recording.
@@ -38,13 +39,14 @@ _CGROUPS = {
     f"/docker/{USING}": CgroupKey(0, 12),
     f"/docker/{QUIET}": CgroupKey(0, 13),
     f"/lxc.payload.{HOSTILE}": CgroupKey(0, 14),
+    f"/lxc.payload.{LONG}": CgroupKey(0, 15),
 }
 _BEGAN = 1_700_000_000.0
 
 
 def write_recording(path: Path, seconds: float = 60.0) -> Path:
     """More denied checks and a new event each SPACING."""
-    denied, using, quiet, hostile = _CGROUPS.values()
+    denied, using, quiet, hostile, long = _CGROUPS.values()
 
     def check(cgroup: CgroupKey, capability: int, verdict: Verdict, **more: CheckClass) -> CheckKey:
         check_class = more.get("check_class", CheckClass.MEANINGFUL)
@@ -63,6 +65,7 @@ def write_recording(path: Path, seconds: float = 60.0) -> Path:
                     (check(denied, 21, Verdict.DENIED, check_class=CheckClass.NOAUDIT), 30),
                     (check(quiet, 21, Verdict.DENIED, check_class=CheckClass.NOAUDIT), 40),
                     (check(hostile, NET_RAW, Verdict.DENIED), 1),
+                    (check(long, NET_RAW, Verdict.DENIED), 1),
                 ]
                 events.append(
                     event(

@@ -13,6 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from cap_exporter.outputs.page.overview import NAME_LENGTH
 from cap_exporter.terminal import printable
 from tests.e2e.browser import NARROW, WIDE, chromium, opened
 from tests.e2e.exporter import RunningExporter
@@ -20,6 +21,7 @@ from tests.e2e.played import (
     DENIED,
     HOSTILE,
     HOSTILE_PROGRAM,
+    LONG,
     QUIET,
     USING,
     write_recording,
@@ -152,6 +154,8 @@ def test_counts_and_events_come_by_themselves_and_rest_when_told(
         before, newest = denied(page), newest_event(page)
         until(page, lambda: denied(page) > before)
         until(page, lambda: newest_event(page) > newest)
+        with page.expect_request("**/feed"):
+            pass
         page.get_by_role("button", name="Pause").click()
         page.wait_for_timeout(300)
         before = denied(page)
@@ -164,21 +168,28 @@ def test_counts_and_events_come_by_themselves_and_rest_when_told(
 
 
 def test_a_hidden_tab_asks_for_nothing(browser: Browser, url: str) -> None:
+    count = """() => {
+        window.asked = 0;
+        const [ask, Stream] = [window.fetch, window.EventSource];
+        window.fetch = (...all) => { window.asked++; return ask(...all); };
+        window.EventSource = class extends Stream {
+            constructor(...all) { super(...all); window.asked++; }
+        };
+    }"""
     hide = """hidden => {
+        window.asked = 0;
         Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
         document.dispatchEvent(new Event("visibilitychange"));
     }"""
     with opened(browser, url) as page:
         expect(page.locator("#status")).to_have_text("Live.")
-        page.evaluate(hide, True)
-        page.wait_for_timeout(200)
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate(count)
+        with page.expect_event("requestfailed", lambda one: one.url.endswith("/events")):
+            page.evaluate(hide, True)
         page.wait_for_timeout(1000)
-        assert asked == []
+        assert page.evaluate("window.asked") == 0
         page.evaluate(hide, False)
-        page.wait_for_timeout(300)
-        assert {"/", "/api/v1/events"} <= {one.removeprefix(url) for one in asked}
+        assert page.evaluate("window.asked") == 2
 
 
 def test_the_filter_works_as_one_types_and_stays_through_updates(
@@ -213,7 +224,8 @@ def test_the_focus_and_what_is_open_stay_through_updates(browser: Browser, url: 
         of_now = page.locator("#capabilities .denied").first
         text = of_now.inner_text()
         until(page, lambda: of_now.inner_text() != text)
-        expect(page.locator("details")).to_contain_text("SYS_ADMIN 30")
+        expect(page.locator("details")).to_have_attribute("open", "")
+        assert "SYS_ADMIN 30" in page.locator("details").inner_text()
         assert page.evaluate("document.activeElement.localName") == "summary"
 
 
@@ -263,6 +275,12 @@ def test_what_a_container_calls_itself_is_text(
         asked = page.locator("#capabilities code").inner_text()
         assert asked == f"{printable(HOSTILE_PROGRAM)} (syslog)"
         assert page.locator("main img, main script").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= WIDE["width"]
+        follow(page.get_by_role("link", name="All containers"))
+        (long,) = [row for row in rows(page) if row.startswith("\\u202ex\\u202ex")]
+        assert len(long) == NAME_LENGTH
+        follow(page.locator(".containers a", has_text=long))
+        assert page.get_by_role("heading", level=1).inner_text() == printable(LONG)
         assert page.evaluate("document.documentElement.scrollWidth") <= WIDE["width"]
 
 
