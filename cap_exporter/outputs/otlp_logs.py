@@ -34,6 +34,7 @@ import cap_exporter
 from cap_exporter.model import Event, Identity, Verdict
 from cap_exporter.outputs.event_record import EVENT_NAME
 from cap_exporter.outputs.otlp_attributes import attributes_of, sentence_of
+from cap_exporter.outputs.otlp_partial import PartialSuccess
 from cap_exporter.outputs.otlp_resource import Resources
 from cap_exporter.outputs.otlp_settings import OtlpConfigError, Signal, SignalSettings
 from cap_exporter.outputs.otlp_stats import OtlpStats
@@ -68,6 +69,7 @@ class PatientExporter(LogRecordExporter):
         self,
         exporter: LogRecordExporter,
         reason: Callable[[], str],
+        rejected: Callable[[], int],
         stats: OtlpStats,
         *,
         patience: float = 300.0,
@@ -77,6 +79,7 @@ class PatientExporter(LogRecordExporter):
     ) -> None:
         self._exporter = exporter
         self._reason = reason
+        self._rejected = rejected
         self._stats = stats
         self._patience = patience
         self._first_delay = first_delay
@@ -90,7 +93,7 @@ class PatientExporter(LogRecordExporter):
         failed = ""
         while not self._stop.is_set():
             if self._exporter.export(batch) is LogRecordExportResult.SUCCESS:
-                self._stats.sent(Signal.LOGS, len(batch))
+                self._stats.sent(Signal.LOGS, len(batch), self._rejected())
                 if failed:
                     log.info("OTLP: the receiver takes log records again")
                 return LogRecordExportResult.SUCCESS
@@ -149,9 +152,11 @@ class OtlpLogs:
         self._stats = stats
         self._symbol = symbol
         listener = Listener(lambda n: stats.dropped(Signal.LOGS, "queue_full", n))
+        partial = PartialSuccess(Signal.LOGS)
         self._exporter = PatientExporter(
-            make_log_exporter(settings, listener),
+            make_log_exporter(settings, listener, partial),
             listener.take_reason,
+            partial.take,
             stats,
             patience=patience,
             first_delay=first_delay,

@@ -41,6 +41,7 @@ from cap_exporter.outputs.otlp_attributes import (
     USER_NAMESPACE_TYPE,
     VERDICT,
 )
+from cap_exporter.outputs.otlp_partial import PartialSuccess
 from cap_exporter.outputs.otlp_resource import Attributes, Resources, image_attributes
 from cap_exporter.outputs.otlp_settings import Signal, SignalSettings
 from cap_exporter.outputs.otlp_stats import OtlpStats
@@ -286,7 +287,8 @@ class OtlpMetrics:
         self.stats = stats
         self._start = time.time_ns()
         self._listener = Listener()
-        self._exporter = make_metric_exporter(settings, self._listener)
+        self._partial = PartialSuccess(Signal.METRICS)
+        self._exporter = make_metric_exporter(settings, self._listener, self._partial)
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._failing = False
@@ -319,7 +321,7 @@ class OtlpMetrics:
         try:
             for data in requests(self._parts(now)):
                 if self._exporter.export(data) is MetricExportResult.SUCCESS:
-                    self.stats.sent(Signal.METRICS, points_in(data))
+                    self.stats.sent(Signal.METRICS, points_in(data), self._partial.take())
                     continue
                 reason = self._listener.take_reason()
                 if self._ended.is_set():

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from cap_exporter.outputs.otlp_settings import Signal
 
-#: Why records were given up: the queue had no room; the receiver will never take them; it took
-#: neither them nor smaller ones for too long; the exporter ended.
-DROP_REASONS = ("queue_full", "refused", "expired", "shutdown")
+#: Why records were given up: the queue had no room; the receiver will never take them, or threw
+#: them away of a request that it took; it did not take them for too long; the exporter ended.
+DROP_REASONS = ("queue_full", "refused", "rejected", "expired", "shutdown")
 
 
 class OtlpStats:
@@ -34,10 +34,13 @@ class OtlpStats:
         with self._lock:
             self._emitted[signal] += 1
 
-    def sent(self, signal: Signal, records: int) -> None:
-        """A receiver took them."""
+    def sent(self, signal: Signal, records: int, rejected: int = 0) -> None:
+        """A receiver took the request that had them; rejected: so many of them it threw away."""
+        rejected = min(rejected, records)
         with self._lock:
-            self._sent[signal] += records
+            self._sent[signal] += records - rejected
+            if rejected:
+                self._dropped[signal, "rejected"] += rejected
 
     def dropped(self, signal: Signal, reason: str, records: int) -> None:
         """They will not be sent any more; one of DROP_REASONS."""
@@ -81,8 +84,10 @@ class OtlpStats:
         dropped = CounterMetricFamily(
             "cap_exporter_otlp_export_dropped_total",
             "Log records that will not be sent, by reason. queue_full: the receiver did not keep "
-            "up. refused: it will never take them. expired: it did not take them for too long. "
-            "shutdown: the exporter ended. Their checks are in the counters all the same.",
+            "up. refused: it will never take them. rejected: it took a request but these of it. "
+            "expired: it did not take them for too long. shutdown: the exporter ended. Their "
+            "checks are in the counters all the same. Of metrics the data points that were "
+            "rejected.",
             labels=("signal", "reason"),
         )
         failures = CounterMetricFamily(
@@ -99,9 +104,9 @@ class OtlpStats:
             sent.add_metric((signal,), self.total_sent(signal))
             for reason, n in sorted(self.total_failures(signal).items()):
                 failures.add_metric((signal, reason), n)
+            gone = self.total_dropped(signal)
+            for reason in DROP_REASONS if signal == "logs" else ("rejected",):
+                dropped.add_metric((signal, reason), gone.get(reason, 0))
             if signal == "logs":
-                gone = self.total_dropped(signal)
-                for reason in DROP_REASONS:
-                    dropped.add_metric((signal, reason), gone.get(reason, 0))
                 pending.add_metric((), self.pending(signal))
         yield from (sent, dropped, failures, pending)

@@ -28,6 +28,7 @@ from opentelemetry.metrics import (
     NoOpMeter,
 )
 
+from cap_exporter.outputs.otlp_partial import PartialSuccess
 from cap_exporter.outputs.otlp_settings import OtlpConfigError, Protocol, Signal, SignalSettings
 
 if TYPE_CHECKING:
@@ -160,32 +161,36 @@ def load(settings: SignalSettings) -> None:
     importlib.import_module(f"opentelemetry.exporter.otlp.proto.{name}.{modules[settings.signal]}")
 
 
-def make_log_exporter(settings: SignalSettings, listener: Listener) -> LogRecordExporter:
+def make_log_exporter(
+    settings: SignalSettings, listener: Listener, partial: PartialSuccess
+) -> LogRecordExporter:
     """Raises OtlpConfigError."""
     enable_self_metrics()
     if settings.protocol is Protocol.GRPC:
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 
-        return OTLPLogExporter(meter_provider=listener, **_grpc(settings))
+        return partial.hear_grpc(OTLPLogExporter(meter_provider=listener, **_grpc(settings)))
     from opentelemetry.exporter.otlp.proto.http._log_exporter import (
         OTLPLogExporter as HttpLogExporter,
     )
 
-    return HttpLogExporter(meter_provider=listener, **_http(settings))
+    return HttpLogExporter(meter_provider=listener, **_http(settings, partial))
 
 
-def make_metric_exporter(settings: SignalSettings, listener: Listener) -> MetricExporter:
+def make_metric_exporter(
+    settings: SignalSettings, listener: Listener, partial: PartialSuccess
+) -> MetricExporter:
     """Raises OtlpConfigError."""
     enable_self_metrics()
     if settings.protocol is Protocol.GRPC:
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
-        return OTLPMetricExporter(meter_provider=listener, **_grpc(settings))
+        return partial.hear_grpc(OTLPMetricExporter(meter_provider=listener, **_grpc(settings)))
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
         OTLPMetricExporter as HttpMetricExporter,
     )
 
-    return HttpMetricExporter(meter_provider=listener, **_http(settings))
+    return HttpMetricExporter(meter_provider=listener, **_http(settings, partial))
 
 
 def _grpc(settings: SignalSettings) -> dict[str, Any]:
@@ -232,7 +237,7 @@ def _import_requests() -> None:
         del sys.modules["charset_normalizer"]
 
 
-def _http(settings: SignalSettings) -> dict[str, Any]:
+def _http(settings: SignalSettings, partial: PartialSuccess) -> dict[str, Any]:
     _import_requests()
     from opentelemetry.exporter.otlp.proto.http import Compression
 
@@ -246,11 +251,11 @@ def _http(settings: SignalSettings) -> dict[str, Any]:
         "headers": dict(settings.headers),
         "timeout": settings.timeout,
         "compression": Compression(settings.compression),
-        "session": _session(settings.certificate) if settings.certificate else None,
+        "session": _session(settings.certificate, partial),
     }
 
 
-def _session(authorities: Path) -> requests.Session:
+def _session(authorities: Path | None, partial: PartialSuccess) -> requests.Session:
     """Trusts these and no others: by itself, requests prefers REQUESTS_CA_BUNDLE and
     CURL_CA_BUNDLE, which some base images set, to what its session was told."""
     import requests
@@ -258,9 +263,11 @@ def _session(authorities: Path) -> requests.Session:
     class Session(requests.Session):
         def merge_environment_settings(self, *arguments: Any, **more: Any) -> Any:
             settings = super().merge_environment_settings(*arguments, **more)
-            return {**settings, "verify": str(authorities)}
+            return {**settings, "verify": str(authorities)} if authorities else settings
 
-    return Session()
+    session = Session()
+    session.hooks["response"].append(partial.hear_http)
+    return session
 
 
 def _text(path: Path | None) -> str | None:

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trustme
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 
 if TYPE_CHECKING:
     import grpc
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-        ExportMetricsServiceRequest,
-    )
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
     from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
@@ -35,6 +39,20 @@ class Fault:
     """Seconds before the answer."""
     silent: bool = False
     """No answer at all."""
+    rejected: int | None = None
+    """OK, and so many records or data points were thrown away."""
+
+    def answer(self, request: ExportLogsServiceRequest | ExportMetricsServiceRequest) -> Any:
+        """To what was taken."""
+        answer: Any
+        if isinstance(request, ExportLogsServiceRequest):
+            answer, name = ExportLogsServiceResponse(), "rejected_log_records"
+        else:
+            answer, name = ExportMetricsServiceResponse(), "rejected_data_points"
+        if self.rejected is not None:
+            setattr(answer.partial_success, name, self.rejected)
+            answer.partial_success.error_message = "not\x1b[2J all of it"
+        return answer
 
 
 class Log(NamedTuple):

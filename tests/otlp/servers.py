@@ -21,12 +21,10 @@ from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
-    ExportLogsServiceResponse,
 )
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
 )
 
 from tests.otlp.received import Certificates, Received
@@ -104,9 +102,7 @@ class _Service:
                 )
             context.abort(fault.status, "as the test wants it")
         self._received.take(request)
-        if isinstance(request, ExportLogsServiceRequest):
-            return ExportLogsServiceResponse()
-        return ExportMetricsServiceResponse()
+        return fault.answer(request)
 
 
 class HttpReceiver:
@@ -177,11 +173,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif encoding == "deflate":
             body = zlib.decompress(body)
         request: Any
-        response: Any
         if self.path == "/v1/logs":
-            request, response = ExportLogsServiceRequest(), ExportLogsServiceResponse()
+            request = ExportLogsServiceRequest()
         elif self.path == "/v1/metrics":
-            request, response = ExportMetricsServiceRequest(), ExportMetricsServiceResponse()
+            request = ExportMetricsServiceRequest()
         else:
             self.send_response(404)
             self._end(b"")
@@ -190,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         received.take(request)
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
-        self._end(response.SerializeToString())
+        self._end(fault.answer(request).SerializeToString())
 
     def _end(self, body: bytes) -> None:
         self.send_header("Content-Length", str(len(body)))

@@ -195,6 +195,25 @@ def test_what_may_be_taken_later_is_sent_again_after_the_time_asked_for(
 
 
 @BOTH
+def test_what_a_receiver_throws_away_of_a_request_it_took_is_counted_and_said_once(
+    receiver: AnyReceiver, send: Callable[..., Sending], caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.received.faults += [Fault(rejected=4), Fault(rejected=1), Fault(rejected=0)]
+    sending = send(receiver)
+    for several in (10, 5, 3, 2):
+        before = len(receiver.received.attempts)
+        sending.publish(several)
+        receiver.received.wait_for_attempts(before + 1)
+    sending.stop()
+    assert len(receiver.received.attempts) == 4
+    assert sending.dropped == {"rejected": 5}
+    assert sending.stats.total_sent(Signal.LOGS) == 15
+    assert sending.stats.pending(Signal.LOGS) == 0
+    said = [one.getMessage() for one in caplog.records if "threw away" in one.getMessage()]
+    assert said == ["OTLP: the receiver threw away 4 log records: not\\x1b[2J all of it"]
+
+
+@BOTH
 def test_a_receiver_that_wants_more_rest_than_the_time_limit_gets_that_much(
     receiver: AnyReceiver, send: Callable[..., Sending]
 ) -> None:

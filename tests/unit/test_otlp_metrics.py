@@ -246,6 +246,16 @@ def test_a_failed_push_is_counted_and_the_next_brings_everything(
 
 
 @BOTH
+def test_points_that_were_thrown_away_are_counted(make: Callable[..., Made]) -> None:
+    receiver, pusher = make(ledger_of_two())
+    receiver.received.faults.append(Fault(rejected=3))
+    assert pusher.push() is True
+    stats = pusher.stats
+    assert stats.total_dropped(Signal.METRICS) == {"rejected": 3}
+    assert stats.total_sent(Signal.METRICS) == len(receiver.received.points) - 3
+
+
+@BOTH
 def test_pushes_come_by_themselves_and_once_more_at_the_end(
     make: Callable[..., Made],
 ) -> None:
