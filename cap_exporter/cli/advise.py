@@ -66,39 +66,45 @@ def command(
     from cap_exporter.profiles.merge import by_workload
 
     set_up_logging("warning" if log_level == "info" else log_level)
+    if profiles and (where["kube"] or where["prometheus"] is not None):
+        raise click.UsageError("--profile and --kube or --prometheus: only one of them")
     if profiles:
-        found = [one for path in profiles for one in gather.read(path)["containers"]]
+        documents = [gather.read(path) for path in profiles]
     else:
-        found = gather.gather("advise", where, namespaces=namespace, pods=pod, workloads=workload)[
-            "containers"
+        documents = [
+            gather.gather("advise", where, namespaces=namespace, pods=pod, workloads=workload)
         ]
+    found = [one for document in documents for one in document["containers"]]
+    unanswered = sum(len(document.get("incomplete", ())) for document in documents)
     chosen = [one for one in found if gather.is_wanted(one, namespace, pod, container, workload)]
     if output == "systemd":
         chosen = [one for one in chosen if one["container"].endswith(".service")]
     elif not container:
         # Units and the host are not what a securityContext is about.
         chosen = [one for one in chosen if one["container_id"] or one["pod"]]
-    merged = by_workload(chosen)
+    merged = [{**one, "unanswered": unanswered} for one in by_workload(chosen)]
     if check is not None:
+        if unanswered:
+            click.echo("Not all exporters gave an answer: no difference is no proof.", err=True)
         _check(check, merged, allow_unused)
-        return
+        sys.exit(1 if unanswered else 0)
     if not merged:
         click.echo("No container matches: `cap-exporter profile` lists what there is.", err=True)
         sys.exit(1)
-    document = advise_all(merged)
+    advice = advise_all(merged)
     if output == "json":
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json.dumps(advice, indent=2))
     elif output == "table":
         from rich.console import Console
 
         from cap_exporter.profiles.formats import table
 
         console = Console()
-        for part in table(document["advice"]):
+        for part in table(advice["advice"]):
             console.print(part)
     else:
         try:
-            click.echo(TEXTS[output](document["advice"]), nl=False)
+            click.echo(TEXTS[output](advice["advice"]), nl=False)
         except ValueError as error:
             raise click.ClickException(str(error)) from error
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--prometheus`: profiles from a Prometheus' history instead of from one running exporter."""
+"""Profiles of many nodes: `--prometheus`, of a Prometheus' history; `--kube`, of all exporters of a
+cluster."""
 
 from __future__ import annotations
 
@@ -89,6 +90,76 @@ def prometheus_document(
     for warning in found.warnings:
         click.echo(f"Note: {warning}.", err=True)
     return found.document
+
+
+def kube_options(function: F) -> F:
+    """What kube_document() takes."""
+    from cap_exporter.fleet.kube import PORT, SELECTOR
+
+    for decorate in reversed(
+        (
+            option(
+                "--kube",
+                is_flag=True,
+                help="Ask the exporters of all nodes of a Kubernetes cluster, by port-forward.",
+            ),
+            option(
+                "--kubeconfig",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="With --kube: how to reach the cluster. Default: $KUBECONFIG, ~/.kube/config, "
+                "or the pod's service account.",
+            ),
+            option("--context", help="With --kube: another than the file's current context."),
+            option(
+                "--kube-namespace",
+                help="With --kube: where the exporters are. Default: all namespaces.",
+            ),
+            option(
+                "--kube-selector",
+                default=SELECTOR,
+                help="With --kube: labels of the exporters' pods.",
+            ),
+            option(
+                "--kube-port",
+                type=click.IntRange(1, 65535),
+                default=PORT,
+                help="With --kube: the port of the exporters' pages.",
+            ),
+            option(
+                "--kube-timeout",
+                type=Duration(0.1),
+                default="20s",
+                help="With --kube: how long one exporter may take.",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def kube_document(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Takes the options out of ``values``; None without --kube. Raises click.ClickException."""
+    from cap_exporter.fleet.kube import Cluster, KubeError, Where
+
+    wanted = values.pop("kube")
+    where = Where(
+        values.pop("kubeconfig"),
+        values.pop("context"),
+        values.pop("kube_namespace"),
+        values.pop("kube_selector"),
+        values.pop("kube_port"),
+        values.pop("kube_timeout"),
+    )
+    if not wanted:
+        return None
+    try:
+        with _progress("Asking the exporters") as show:
+            found = Cluster(where).profiles(show)
+    except KubeError as error:
+        raise click.ClickException(str(error)) from error
+    for failed in found.get("incomplete", ()):
+        click.echo(f"Missing: {failed}", err=True)
+    return found
 
 
 @contextmanager

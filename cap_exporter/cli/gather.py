@@ -12,7 +12,12 @@ from typing import Any
 
 import click
 
-from cap_exporter.cli.fleet_options import prometheus_document, prometheus_options
+from cap_exporter.cli.fleet_options import (
+    kube_document,
+    kube_options,
+    prometheus_document,
+    prometheus_options,
+)
 from cap_exporter.cli.options import Duration, F, option
 from cap_exporter.client import DEFAULT_URL, NoAnswer, ask_exporter
 
@@ -29,6 +34,7 @@ def gather_options(function: F) -> F:
                 help="Count by myself for this time (root) instead of asking a running exporter.",
             ),
             option("--url", default=DEFAULT_URL, help="A running exporter's page address."),
+            kube_options,
             prometheus_options,
             choice_options,
         )
@@ -78,15 +84,18 @@ def gather(
         for name, given in (
             ("--for", duration is not None and not replay),
             ("--source replay:", replay),
+            ("--kube", values["kube"]),
             ("--prometheus", values["prometheus"] is not None),
         )
         if given
     ]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)}: only one of them")
+    fleet = kube_document(values)
     history = prometheus_document(values, command, namespaces, pods, workloads)
-    if history is not None:
-        return history
+    for document in (fleet, history):
+        if document is not None:
+            return document
     if duration is not None or replay:
         return count(duration, values)
     return ask(url, command)

@@ -147,7 +147,9 @@ def _place(one: dict[str, Any]) -> str:
     """``shop/web-6d5f-x2x7q/web``; of a workload ``shop/deployment web/web, 2 pods``."""
     pods = one.get("pods")
     if pods is None:
-        parts = (one["namespace"], one["pod"], one["container"])
+        # Units have the same name on each node.
+        node = "" if one["pod"] else one.get("node", "")
+        parts: tuple[str, ...] = (node, one["namespace"], one["pod"], one["container"])
     else:
         workload = f"{one['workload_kind'].lower()} {one['workload']}".strip()
         parts = (one["namespace"], workload or ", ".join(pods), one["container"])

@@ -111,6 +111,12 @@ def confidence(profile: Mapping[str, Any]) -> dict[str, Any]:
     if not profile["complete"]:
         low = True
         reasons.append("some of its checks had to be counted under (overflow)")
+    if profile.get("unanswered"):
+        low = True
+        n = profile["unanswered"]
+        reasons.append(
+            f"{n} exporter{'s' if n != 1 else ''} gave no answer: what it did there is missing"
+        )
     if profile["restarts"]:
         reasons.append(f"{profile['restarts']} restarts in that time")
     if profile["replicas"] > 1:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An API server on loopback that speaks the list and watch protocol of pods over HTTPS, with
-token authentication; and that can be made to fail in the ways real ones do.
+"""An API server on loopback that speaks the list and watch protocol of pods, and port-forward, over
+HTTPS with token authentication; and that can be made to fail in the ways real ones do.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import ssl
 import threading
@@ -21,7 +22,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import trustme
 
-_PAGE = 500
+from tests.kube.portforward import PortForward
+
+_PODS = re.compile("/api/v1/(?:namespaces/([^/]+)/)?pods")
 
 
 class Change(NamedTuple):
@@ -62,6 +65,8 @@ class KubeServer:
         self.changes: list[Change] = []
         self.pods: dict[str, dict[str, Any]] = {}
         self.bookmark_every = 0.2
+        self.forwards: dict[str, int] = {}
+        """Where a port-forward to a pod leads, by the pod's name."""
         self._cut = 0
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(folder / "ca.pem"))
@@ -248,7 +253,12 @@ class Handler(BaseHTTPRequestHandler):
                 return
         if request.token != kube.token:
             self.status(401, "Unauthorized")
-        elif request.path != "/api/v1/pods":
+        elif request.path.endswith("/portforward"):
+            name = request.path.split("/")[-2]
+            forward = PortForward(self.connection, self.headers.items(), self.path)
+            forward.serve(int(request.query["ports"]), kube.forwards.get(name))
+            self.close_connection = True
+        elif not _PODS.fullmatch(request.path):
             self.status(404, "NotFound")
         elif request.is_watch:
             self.watch(request)
@@ -359,7 +369,13 @@ class Handler(BaseHTTPRequestHandler):
     def is_selected(self, request: Request, pod: dict[str, Any]) -> bool:
         wanted = request.query.get("fieldSelector", "")
         node = wanted.removeprefix("spec.nodeName=")
-        return not wanted or pod["spec"].get("nodeName") == node
+        if wanted and pod["spec"].get("nodeName") != node:
+            return False
+        path = _PODS.fullmatch(request.path)
+        if path and path[1] and pod["metadata"]["namespace"] != path[1]:
+            return False
+        name, _, value = request.query.get("labelSelector", "").partition("=")
+        return not name or pod["metadata"]["labels"].get(name) == value
 
 
 def status_object(code: int, reason: str, message: str = "") -> dict[str, Any]:
