@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from cap_exporter.capabilities import name_of
+from cap_exporter.event_hub import EventHub
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import (
     CgroupKey,
@@ -26,7 +27,9 @@ from cap_exporter.model import (
     UserNamespace,
     Verdict,
 )
+from cap_exporter.outputs.event_record import record_of
 from cap_exporter.outputs.page.container import container_view
+from cap_exporter.outputs.page.feed import LISTED, feed
 from cap_exporter.outputs.page.history import SAMPLES, SPACING, History, Rates, Totals
 from cap_exporter.outputs.page.node import Node
 from cap_exporter.outputs.page.overview import PER_PAGE, Query, container_url, find, overview
@@ -37,6 +40,7 @@ from cap_exporter.pods.store import StoreSize
 from cap_exporter.profiles.profile import document
 from cap_exporter.self_stats import SelfStats
 from cap_exporter.top.model import Key
+from tests.otlp.events import event
 
 SYSLOG, CHOWN = 34, 0
 
@@ -188,6 +192,28 @@ def test_a_shortened_id_is_found_where_only_one_has_it(three: Ledger) -> None:
     assert find(every, {}) is None
 
 
+def test_of_one_that_is_there_twice_the_one_that_runs_is_found() -> None:
+    ledger = Ledger()
+    count(ledger, 1, 1, namespace="", pod="", container="0" * 12)
+    count(ledger, 1, 1)
+    for asked in ({"id": f"{1:064x}"}, {"id": "0"}):
+        found = find(profiles(ledger), asked)
+        assert found is not None
+        assert (found["pod"], found["running"]) == ("web-1", True)
+
+
+def test_the_events_of_one_container_are_its_own_newest_first() -> None:
+    hub = EventHub()
+    for number in (1, 2, 1):
+        hub.publish(record_of(event(suppressed=number), identity(number)))
+    assert [line.suppressed for line in feed(hub.recent())] == [1, 2, 1]
+    only = feed(hub.recent(), Key("shop", "web-2", "web", f"{2:064x}"))
+    assert [(line.who, line.process) for line in only] == [("shop/web-2/web", "/bin/dmesg[73860]")]
+    for _ in range(2 * LISTED):
+        hub.publish(record_of(event(), identity(3)))
+    assert len(feed(hub.recent())) == LISTED
+
+
 @pytest.mark.parametrize(
     ("changes", "snippets"),
     [
@@ -333,7 +359,7 @@ def test_the_history_of_1000_containers_takes_no_more_than_2_mb() -> None:
             count(ledger, number, 1, capability=capability)
     history = History(0.0)
     tracemalloc.start()
-    for at in range(SAMPLES + 5):
+    for at in range(3 * SAMPLES):
         history.add(ledger.accounts(), Totals(float(at), 0, 0))
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -346,7 +372,7 @@ def test_rates_are_over_the_last_minute_or_two() -> None:
     assert history.rates(Totals(110.0, 50, 5)) == Rates(5.0, 0.5)
     for minute in range(1, 6):
         history.add([], Totals(100 + minute * SPACING, 60 * minute, 0))
-    assert history.rates(Totals(100 + 5.5 * SPACING, 60 * 5 + 30, 0)) == Rates(1.0, 0.0)
+    assert history.rates(Totals(100 + 5.5 * SPACING, 60 * 5 + 120, 0)) == Rates(2.0, 0.0)
 
 
 def test_a_sparkline_says_in_words_what_it_draws() -> None:

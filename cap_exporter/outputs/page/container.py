@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+import yaml
+
 from cap_exporter.model import Verdict
 from cap_exporter.outputs.page.history import History
 from cap_exporter.outputs.page.node import Fact
@@ -153,8 +155,6 @@ def moment(text: str) -> str:
 def _declared(declared: Mapping[str, Any] | None) -> str:
     if declared is None:
         return ""
-    import yaml
-
     capabilities = {
         "add": list(declared["capabilities_add"]) or None,
         "drop": list(declared["capabilities_drop"]) or None,

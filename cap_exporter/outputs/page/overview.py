@@ -229,10 +229,10 @@ def find(profiles: Iterable[Profile], parameters: Mapping[str, str]) -> Profile 
     """The container that such a URL is of. An id may be shortened, as far as only one has it."""
     if wanted := parameters.get("id"):
         found = [one for one in profiles if one["container_id"].startswith(wanted)]
-        exact = [one for one in found if one["container_id"] == wanted]
-        found = exact or found
-        return found[0] if len(found) == 1 else None
-    names = tuple(parameters.get(name, "") for name in ("namespace", "pod", _CONTAINER))
-    found = [one for one in profiles if key_of(one)[:3] == names]
-    # The one that runs, where it was started again.
+        if len({one["container_id"] for one in found}) > 1:
+            return None
+    else:
+        names = tuple(parameters.get(name, "") for name in ("namespace", "pod", _CONTAINER))
+        found = [one for one in profiles if key_of(one)[:3] == names]
+    # Twice where it was started again, or got its pod's name late: the one that is now.
     return max(found, key=lambda one: (is_running(one), one["last_seen"]), default=None)
