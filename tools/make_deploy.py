@@ -30,6 +30,8 @@ _FREE = {
     "podLabels",
     "nodeSelector",
     "affinity",
+    "tlsConfig",
+    "basicAuth",
     "resources",
     "updateStrategy",
     "rollingUpdate",

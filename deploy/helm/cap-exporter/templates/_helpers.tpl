@@ -51,3 +51,29 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.kernel.before58 -}}{{- $add = append $add "SYS_ADMIN" -}}{{- end -}}
 {{- toYaml $add -}}
 {{- end -}}
+
+{{- define "cap-exporter.probe" -}}
+{{- if .web.clientCertificates -}}
+tcpSocket:
+  port: metrics
+{{- else -}}
+httpGet:
+  path: {{ .path }}
+  port: metrics
+  {{- if .web.tls }}
+  scheme: HTTPS
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "cap-exporter.webVolume" -}}
+projected:
+  defaultMode: 0400
+  sources:
+    - secret:
+        name: {{ .secret }}
+    {{- with .certificateSecret }}
+    - secret:
+        name: {{ . }}
+    {{- end }}
+{{- end -}}
