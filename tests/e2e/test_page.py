@@ -67,7 +67,7 @@ def rows(page: Page) -> list[str]:
 def denied(page: Page) -> int:
     """Of the container that is denied again and again."""
     row = page.locator(".containers tbody tr", has_text=DENIED[:12])
-    return int(row.locator(".denied").inner_text().split()[1])
+    return int(row.locator(".denied").inner_text())
 
 
 def follow(link: Locator) -> None:

@@ -359,7 +359,7 @@ def test_the_history_of_1000_containers_takes_no_more_than_2_mb() -> None:
             count(ledger, number, 1, capability=capability)
     history = History(0.0)
     tracemalloc.start()
-    for at in range(3 * SAMPLES):
+    for at in range(SAMPLES + 30):
         history.add(ledger.accounts(), Totals(float(at), 0, 0))
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -453,15 +453,20 @@ def test_a_page_of_100_containers_with_long_names_stays_below_60_kb() -> None:
                 "container": "c" * 63,
             }
             count(ledger, number, 10**6, capability=capability, **names)
+    hub = EventHub()
+    for number in range(1, 101):
+        hub.publish(record_of(event(), identity(number)))
+    node = Node(ledger, Loop(), Readiness(lambda: True, list), name="n" * 63)
     page = render(
         "overview.html",
         view=overview(profiles(ledger), Query(everything=True)),
         per_page=PER_PAGE,
-        facts=[],
-        events=[],
-        node="n" * 63,
+        facts=node.facts(),
+        events=feed(hub.recent()),
+        node=node.name,
         interval=5000,
         now="",
     )
     assert page.count("<tr>") == 101
+    assert page.count("<li>") == LISTED
     assert 20_000 < len(page.encode()) <= 60_000
