@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/api/v1/profiles and /api/v1/advice, with the schemas of their answers."""
+"""/api/v1/profiles and /api/v1/advice, with the schemas of their answers, and what all routes
+answer."""
 
 from __future__ import annotations
 
@@ -56,10 +57,14 @@ def profile_routes(profiles: Callable[[], Mapping[str, Any]]) -> list[Route]:
             return PlainTextResponse(f"schemas: {', '.join(SCHEMAS)}\n", 404)
         return JSONResponse(load_schema(name), headers=_HEADERS)
 
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(load_openapi(), headers=_HEADERS)
+
     return [
         Route("/api/v1/profiles", all_profiles),
         Route("/api/v1/advice", advice),
         Route("/api/v1/schemas/{name}", schema),
+        Route("/api/v1/openapi.json", openapi),
     ]
 
 
@@ -70,7 +75,16 @@ _HEADERS = {"Cache-Control": "no-store"}
 
 def load_schema(name: str) -> dict[str, Any]:
     """A JSON schema (draft 2020-12) of one of SCHEMAS."""
-    text = resources.files("cap_exporter").joinpath("schemas", f"{name}.schema.json").read_text()
+    return _load(f"{name}.schema.json")
+
+
+def load_openapi() -> dict[str, Any]:
+    """What both addresses answer (OpenAPI 3.1)."""
+    return _load("openapi.json")
+
+
+def _load(file: str) -> dict[str, Any]:
+    text = resources.files("cap_exporter").joinpath("schemas", file).read_text()
     document: dict[str, Any] = json.loads(text)
     return document
 
