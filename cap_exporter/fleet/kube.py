@@ -34,8 +34,8 @@ MOST_AT_ONCE = 16
 #: An answer longer than this, in bytes, is none.
 _MOST_BYTES = 256 << 20
 
-#: A websocket begins with GET, for which the API server asks for get, and for create from 1.35 on
-#: (feature AuthorizePodWebsocketUpgradeCreatePermission).
+#: A websocket begins with GET: kube-apiserver 1.34 asks for get alone (tests/k8s), 1.35 for create
+#: too (feature AuthorizePodWebsocketUpgradeCreatePermission).
 RIGHTS = """\
 rules:
 - apiGroups: [""]

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.ports import free_port
 
 __all__ = ["busybox_root", "checks", "container", "fresh_cgroup"]
 
-ADMIN, READER = "admin-token", "reader-token"
+ADMIN, READER, PERSON = "admin-token", "reader-token", "person-token"
 
 
 class Cluster:
@@ -45,7 +45,7 @@ class Cluster:
         )
         # Tokens with their users and groups: kube-apiserver --token-auth-file.
         (folder / "tokens.csv").write_text(
-            f'{ADMIN},admin,1,"system:masters"\n{READER},cap-exporter,2,\n'
+            f'{ADMIN},admin,1,"system:masters"\n{READER},cap-exporter,2,\n{PERSON},person,3,\n'
         )
         subprocess.run(
             ["openssl", "genrsa", "-out", folder / "key.pem", "2048"],
@@ -121,26 +121,21 @@ class Cluster:
         path = self.folder / "certs/apiserver.crt"
         return ssl.create_default_context(cafile=str(path) if path.exists() else None)
 
-    def grant(self) -> None:
-        """The chart's rights, for the reader."""
+    def grant(self, user: str = "cap-exporter", rules: Sequence[object] = ()) -> None:
+        """These rights; else the chart's."""
         api = "/apis/rbac.authorization.k8s.io/v1"
         rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
-        role = {"metadata": {"name": "cap-exporter"}, "rules": [rule]}
+        role = {"metadata": {"name": user}, "rules": rules or [rule]}
         self.request("POST", f"{api}/clusterroles", role)
+        group = "rbac.authorization.k8s.io"
         binding = {
-            "metadata": {"name": "cap-exporter"},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "ClusterRole",
-                "name": "cap-exporter",
-            },
-            "subjects": [
-                {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "cap-exporter"}
-            ],
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": user},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
         }
         self.request("POST", f"{api}/clusterrolebindings", binding)
 
-    def kubeconfig(self) -> Path:
+    def kubeconfig(self, token: str = READER) -> Path:
         path = self.folder / "kubeconfig"
         cluster = {
             "server": f"https://127.0.0.1:{self.port}",
@@ -154,7 +149,7 @@ class Cluster:
                     "current-context": "c",
                     "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
                     "clusters": [{"name": "c", "cluster": cluster}],
-                    "users": [{"name": "u", "user": {"token": READER}}],
+                    "users": [{"name": "u", "user": {"token": token}}],
                 }
             )
         )
