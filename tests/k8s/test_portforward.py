@@ -1,79 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`profile --kube` through a real kube-apiserver: its log-in, its RBAC and its way of passing a
-websocket on to a kubelet. The kubelet itself is tests/kube/portforward.py."""
+"""`profile --kube` through a real kube-apiserver (its log-in, its RBAC, its way of passing a
+websocket on) and the kubelet's own code for port-forward. No pod and no container runtime: all
+ports lead to an exporter on this machine."""
 
 from __future__ import annotations
 
 import json
-import ssl
+import re
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Self
 
 import pytest
-import trustme
 import yaml
 
 from cap_exporter.fleet.kube import RIGHTS
 from tests.e2e.exporter import COMMAND, RunningExporter
 from tests.e2e.played import USING, write_recording
 from tests.k8s.conftest import PERSON, Cluster
-from tests.kube.portforward import PortForward
 
 pytestmark = [
-    pytest.mark.needs("kube-apiserver", "etcd", "openssl"),
+    pytest.mark.needs("kube-apiserver", "kubelet-port-forward", "etcd", "openssl"),
     pytest.mark.timeout(300),
 ]
 
 NAME = "cap-exporter-x"
 
 
-class Kubelet(ThreadingHTTPServer):
-    """Forwards each port of any pod to one of this machine."""
+class Kubelet:
+    """tests/k8s/apiserver/kubelet"""
 
-    daemon_threads = True
+    def __init__(self, folder: Path, port: int) -> None:
+        self._log = folder / "kubelet.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                ["kubelet-port-forward", str(port)], stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self._process.stdout
+        self.port = int(self._process.stdout.readline())
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.forward_to = port
-        self.asked: list[str] = []
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+    @property
+    def asked(self) -> list[str]:
+        """Paths of the requests."""
+        return re.findall("/portForward/.*", self._log.read_text())
 
+    def __enter__(self) -> Self:
+        return self
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Kubelet
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        split = urlsplit(self.path)
-        self.server.asked.append(split.path)
-        forward = PortForward(self.connection, self.headers.items(), self.path)
-        forward.serve(int(parse_qs(split.query)["port"][0]), self.server.forward_to)
-        self.close_connection = True
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 @pytest.fixture
 def kubelet(tmp_path: Path, cluster: Cluster) -> Iterator[Kubelet]:
     """Of node-2, which has one exporter's pod."""
     recording = write_recording(tmp_path / "recording", 0.5)
-    with RunningExporter(tmp_path, f"--source=replay:{recording}") as exporter:
+    with (
+        RunningExporter(tmp_path, f"--source=replay:{recording}") as exporter,
+        Kubelet(tmp_path, exporter.page_port) as one,
+    ):
         exporter.eventually("capability_checks_total", 7, capability="CAP_CHOWN")
-        one = Kubelet(exporter.page_port)
-        port = one.server_port
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}
         cluster.request("POST", "/api/v1/nodes", node)
         status = {
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": one.port}},
         }
         path = "/api/v1/nodes/node-2/status"
         cluster.request("PATCH", path, {"status": status}, "strategic-merge-patch")
@@ -86,8 +79,6 @@ def kubelet(tmp_path: Path, cluster: Cluster) -> Iterator[Kubelet]:
         running = {"status": {"phase": "Running"}}
         cluster.request("PATCH", f"{pods}/{NAME}/status", running, "strategic-merge-patch")
         yield one
-        one.shutdown()
-        one.server_close()
 
 
 def test_the_rights_that_are_named_are_enough_and_none_is_said(
