@@ -14,8 +14,10 @@ import click
 from cap_exporter.cgroups.hierarchies import discover
 from cap_exporter.cgroups.reference import parse
 from cap_exporter.cgroups.tree import CgroupTree
+from cap_exporter.cli.client_options import client_options
 from cap_exporter.cli.options import option
-from cap_exporter.client import DEFAULT_URL, NoAnswer, ask_exporter
+from cap_exporter.client import NoAnswer, NotLetIn, ask_exporter
+from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.labels import label_value
 from cap_exporter.model import CgroupKey, ReferenceKind, Role
 from cap_exporter.terminal import printable
@@ -41,9 +43,14 @@ _FIELDS = ("kind", "pod_uid", "container_id", "runtime", "qos", "role", "unit")
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the host's /sys/fs/cgroup is mounted, if not there.",
 )
-@option("--url", default=DEFAULT_URL, help="A running exporter, asked for the pod's names.")
+@client_options
 def command(
-    what: tuple[str, ...], output: str, kind: str, cgroup_root: Path | None, url: str
+    what: tuple[str, ...],
+    output: str,
+    kind: str,
+    cgroup_root: Path | None,
+    url: str,
+    http_config: HttpConfig | None,
 ) -> None:
     """Say what a cgroup is: a pod's container, a systemd unit, the host. A path is from the
     hierarchy's root, as in /proc/PID/cgroup, or the directory itself. Exit status 1: something
@@ -51,7 +58,7 @@ def command(
     with CgroupTree(discover(cgroup_root=cgroup_root)) as tree:
         tree.scan()
         answers = [_resolve(one, kind, tree) for one in what]
-    _add_pods(answers, url)
+    _add_pods(answers, url, http_config)
     if output == "json":
         click.echo(json.dumps(answers, indent=2))
     else:
@@ -81,15 +88,18 @@ def _resolve(what: str, kind: str, tree: CgroupTree) -> dict[str, Any]:
     return answer
 
 
-def _add_pods(answers: list[dict[str, Any]], url: str) -> None:
+def _add_pods(answers: list[dict[str, Any]], url: str, config: HttpConfig | None) -> None:
     """``pod``: namespace, name and container where a running exporter knows them."""
     inside = [answer for answer in answers if answer["container_id"]]
     known: dict[str, dict[str, Any]] = {}
     if inside:
         try:
-            known = {one["container_id"]: one for one in ask_exporter(url)["containers"]}
+            found = ask_exporter(url, config)["containers"]
+            known = {one["container_id"]: one for one in found}
+        except NotLetIn as error:
+            click.echo(f"Pods are not known: {error}.", err=True)
         except NoAnswer:
-            known = {}
+            pass
     for answer in answers:
         one = known.get(answer["container_id"] or "")
         answer["pod"] = None

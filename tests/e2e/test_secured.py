@@ -116,6 +116,11 @@ def test_the_commands_get_in_by_the_file_that_promtool_takes(files: WebFiles) ->
         refused = run("top", "--once", f"--url={url}", status=1)
         assert "tls_config.ca_file" in refused.stderr
         assert "Start the exporter" not in refused.stderr
+        cgroup = f"/docker/{'a' * 64}"
+        told = run("resolve", "--as=path", cgroup, f"--url={url}", status=0)
+        assert "tls_config.ca_file" in told.stderr
+        told = run("resolve", "--as=path", cgroup, f"--url={url}", f"--http-config={config}")
+        assert "does not take" in told.stderr
         wrong = run("events", "--http-config=/none.yml", status=2)
         assert "cannot read /none.yml" in wrong.stderr
         assert exporter.get("/metrics").startswith("#")  # its own address is open as before

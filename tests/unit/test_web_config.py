@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -18,12 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cap_exporter.config import ConfigError
+from cap_exporter.fleet.http_config import read_http_config
 from cap_exporter.outputs.passwords import Passwords
 from cap_exporter.outputs.rate import Bucket
 from cap_exporter.outputs.web_config import RateLimit, WebConfig, read_web_config
 from tests.e2e.web_config import WebFiles
 
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
+VALUES = "deploy/helm/cap-exporter/values.yaml"
 TLS = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
 
 
@@ -159,6 +163,27 @@ def test_any_bytes_are_read_or_refused(files: WebFiles, raw: bytes) -> None:
     files.config.write_bytes(raw)
     with contextlib.suppress(ConfigError):
         read_web_config(files.config)
+
+
+def test_what_the_documentation_shows_is_read(files: WebFiles) -> None:
+    page = (Path(__file__).parents[2] / "docs/web-configuration.md").read_text()
+    shown = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    ours = [text for text in shown if re.match(r"tls_server_config|basic_auth_users", text)]
+    assert len(ours) == 3
+    files.issue("tls.crt", "tls.key", "localhost")
+    (files.folder / "clients-ca.crt").write_bytes(files.ca.read_bytes())
+    (files.folder / "password").write_text("x")
+    (files.folder / "ca.crt").write_bytes(files.ca.read_bytes())
+    for text in ours:
+        config = read(files, text)
+        assert config.tls or config.users
+    (client,) = [text for text in shown if text.startswith("tls_config")]
+    files.config.write_text(client)
+    assert read_http_config(files.config).headers["Authorization"]
+    values = yaml.safe_load((Path(__file__).parents[2] / VALUES).read_text())
+    (chart,) = [yaml.safe_load(text) for text in shown if text.startswith("webConfig")]
+    assert chart["webConfig"].keys() <= values["webConfig"].keys()
+    assert chart["podMonitor"].keys() <= values["podMonitor"].keys()
 
 
 def test_a_bucket_fills_at_its_rate_and_not_beyond_its_burst() -> None:
