@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cap_exporter.cli.client_options import HttpConfigFile
 from cap_exporter.cli.options import Duration, F, option
+
+if TYPE_CHECKING:
+    from cap_exporter.fleet.http_config import HttpConfig
 
 
 def prometheus_options(function: F) -> F:
@@ -34,8 +38,8 @@ def prometheus_options(function: F) -> F:
             ),
             option(
                 "--prometheus-http-config",
-                type=click.Path(dir_okay=False, path_type=Path),
-                help="How to log in there, and TLS: the file that promtool takes as "
+                type=HttpConfigFile(),
+                help="How to log in at that Prometheus, and TLS: a file as promtool takes it as "
                 "--http.config.file.",
             ),
             option(
@@ -59,19 +63,13 @@ def prometheus_document(
 ) -> dict[str, Any] | None:
     """Takes the options out of ``values``; None without --prometheus. Raises
     click.ClickException."""
-    from cap_exporter.fleet.http_config import HttpConfig, HttpConfigError, read_http_config
-
     url, since = values.pop("prometheus"), values.pop("since")
-    path, matchers = values.pop("prometheus_http_config"), values.pop("prometheus_match")
+    config, matchers = values.pop("prometheus_http_config"), values.pop("prometheus_match")
     if url is None:
         return None
     from cap_exporter.fleet.history import Wanted, profiles
     from cap_exporter.fleet.prometheus import Prometheus, PrometheusError
 
-    try:
-        config = HttpConfig() if path is None else read_http_config(path)
-    except HttpConfigError as error:
-        raise click.UsageError(str(error)) from error
     until = time.time()
     wanted = Wanted(namespaces, pods, workloads, matchers)
     try:
@@ -137,8 +135,9 @@ def kube_options(function: F) -> F:
     return function
 
 
-def kube_document(values: dict[str, Any]) -> dict[str, Any] | None:
-    """Takes the options out of ``values``; None without --kube. Raises click.ClickException."""
+def kube_document(values: dict[str, Any], config: HttpConfig | None) -> dict[str, Any] | None:
+    """Takes the options out of ``values``; None without --kube. config: of --http-config. Raises
+    click.ClickException."""
     from cap_exporter.fleet.kube import Cluster, KubeError, Where
 
     wanted = values.pop("kube")
@@ -149,6 +148,7 @@ def kube_document(values: dict[str, Any]) -> dict[str, Any] | None:
         values.pop("kube_selector"),
         values.pop("kube_port"),
         values.pop("kube_timeout"),
+        config.headers if config is not None else {},
     )
     if not wanted:
         return None

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cap_exporter.cli.client_options import client_options, no_answer
 from cap_exporter.cli.fleet_options import (
     kube_document,
     kube_options,
@@ -19,7 +20,7 @@ from cap_exporter.cli.fleet_options import (
     prometheus_options,
 )
 from cap_exporter.cli.options import Duration, F, option
-from cap_exporter.client import DEFAULT_URL, NoAnswer, ask_exporter
+from cap_exporter.client import NoAnswer, ask_exporter
 
 
 def gather_options(function: F) -> F:
@@ -33,7 +34,7 @@ def gather_options(function: F) -> F:
                 envvar="CAP_EXPORTER_FOR",
                 help="Count by myself for this time (root) instead of asking a running exporter.",
             ),
-            option("--url", default=DEFAULT_URL, help="A running exporter's page address."),
+            client_options,
             kube_options,
             prometheus_options,
             choice_options,
@@ -77,7 +78,7 @@ def gather(
 ) -> dict[str, Any]:
     """The document, from where gather_options and source_options say. Raises
     click.ClickException."""
-    duration, url = values.pop("duration"), values.pop("url")
+    duration, url, config = (values.pop(name) for name in ("duration", "url", "http_config"))
     replay = str(values["source"]).startswith("replay:")
     chosen = [
         name
@@ -91,14 +92,18 @@ def gather(
     ]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)}: only one of them")
-    fleet = kube_document(values)
+    fleet = kube_document(values, config)
     history = prometheus_document(values, command, namespaces, pods, workloads)
     for document in (fleet, history):
         if document is not None:
             return document
     if duration is not None or replay:
         return count(duration, values)
-    return ask(url, command)
+    try:
+        return ask_exporter(url, config)
+    except NoAnswer as error:
+        otherwise = f"count right here: cap-exporter {command} --for 30s"
+        raise no_answer(error, otherwise) from error
 
 
 def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:
@@ -124,17 +129,6 @@ def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:
     if stop.is_set() and time.monotonic() - began < duration:
         click.echo("Stopped early; this is what was counted until then.", err=True)
     return profiles()
-
-
-def ask(url: str, command: str) -> dict[str, Any]:
-    """A running exporter. Raises click.ClickException that says what to do."""
-    try:
-        return ask_exporter(url)
-    except NoAnswer as error:
-        raise click.ClickException(
-            f"{error}.\nStart the exporter (`cap-exporter run`), give its address (--url), or "
-            f"count right here: cap-exporter {command} --for 30s"
-        ) from error
 
 
 def read(path: Path) -> dict[str, Any]:

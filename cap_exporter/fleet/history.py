@@ -107,7 +107,8 @@ def profiles(
         made.count(BACKGROUND, matchers)
         done[0] += 1
     made.read_granted(matchers)
-    return History(made.document(overflowed), list(made.warnings()))
+    said = (f"{server.url} says: {one}" for one in sorted(server.warnings))
+    return History(made.document(overflowed), [*made.warnings(), *said])
 
 
 def _check_labels(walk: Walk) -> None:

@@ -18,11 +18,13 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cap_exporter.pods.client_library import load_kubeconfig
+from cap_exporter.terminal import printable
 
 #: The label that the chart and the manifests give the exporter's pods.
 SELECTOR = "app.kubernetes.io/name=cap-exporter"
@@ -71,6 +73,8 @@ class Where(NamedTuple):
     port: int = PORT
     timeout: float = 20.0
     """Of one exporter, in seconds."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """For the exporters, e.g. a log-in."""
 
 
 class _Failed(Exception):
@@ -208,10 +212,10 @@ class Cluster:
         except client.ApiException as error:
             raise _Failed(_why_no_forward(error)) from error
         try:
-            return _get_profiles(forward.socket(port), port, self._where.timeout)
+            return _get_profiles(forward.socket(port), self._where)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # What the kubelet says of the port, if anything, tells more.
-            told = " ".join(str(forward.error(port) or "").split())
+            told = printable(" ".join(str(forward.error(port) or "").split()))
             raise _Failed(told or _words(error)) from error
         finally:
             forward.close()
@@ -251,16 +255,19 @@ def _exporter(pod: dict[str, Any]) -> ExporterPod:
     )
 
 
-def _get_profiles(connected: Any, port: int, timeout: float) -> dict[str, Any]:
-    connection = http.client.HTTPConnection("localhost", port, timeout=timeout)
-    connected.settimeout(timeout)
+def _get_profiles(connected: Any, where: Where) -> dict[str, Any]:
+    connection = http.client.HTTPConnection("localhost", where.port)
+    connected.settimeout(where.timeout)
     connection.sock = connected
-    connection.request("GET", "/api/v1/profiles", headers={"Connection": "close"})
+    headers = {**where.headers, "Connection": "close"}
+    connection.request("GET", "/api/v1/profiles", headers=headers)
     answer = connection.getresponse()
     body = answer.read(_MOST_BYTES + 1)
+    if answer.status == 401:
+        raise _Failed("it wants a log-in (HTTP 401): --http-config names a file with basic_auth")
     if answer.status != 200:
         words = " ".join(body[:200].decode("utf-8", "replace").split())
-        raise _Failed(f"HTTP {answer.status}: {words or answer.reason}")
+        raise _Failed(printable(f"HTTP {answer.status}: {words or answer.reason}"))
     if len(body) > _MOST_BYTES:
         raise _Failed("its answer has no end")
     try:
@@ -282,7 +289,7 @@ def _why_no_forward(error: Exception) -> str:
     if status[1] == "403":
         return f"you may not forward ports to its pod; that takes\n{RIGHTS}"
     found = re.search(r'"message":\s*"((?:[^"\\]|\\.)*)"', text)
-    return f"port-forward: HTTP {status[1]} {found[1] if found else status[2]}".strip()
+    return printable(f"port-forward: HTTP {status[1]} {found[1] if found else status[2]}".strip())
 
 
 def _message(body: bytes) -> str:
@@ -302,7 +309,7 @@ def _words(error: BaseException) -> str:
         error = inner
     text = _message(body.encode()) if (body := getattr(error, "body", None)) else ""
     text = text or str(getattr(error, "reason", None) or error) or type(error).__name__
-    return " ".join(text.rpartition(">: ")[2].split())
+    return printable(" ".join(text.rpartition(">: ")[2].split()))
 
 
 @contextlib.contextmanager

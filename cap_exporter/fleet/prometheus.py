@@ -15,6 +15,7 @@ from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from cap_exporter.fleet.http_config import HttpConfig, HttpConfigError
 from cap_exporter.fleet.site import BadUrl, Site, reason_of, words_of
+from cap_exporter.terminal import printable
 
 #: What servers say when a query would read too much at once or take too long: Prometheus
 #: promql/engine.go (ErrTooManySamples, ErrQueryTimeout, v3.5), Mimir's and Thanos' limits
@@ -70,6 +71,8 @@ class Prometheus:
             raise PrometheusError(str(error)) from error
         self.url = site.url.removesuffix("/api/v1")
         """Without password."""
+        self.warnings: set[str] = set()
+        """What it said beside its answers: that some of its stores are away, …"""
         self._timeout = timeout
         self._headers = site.headers
         self._pool = site.pool
@@ -103,8 +106,16 @@ class Prometheus:
         if isinstance(document, dict) and document.get("status") == "success":
             data = document.get("data")
             if isinstance(data, dict):
+                self._note(document)
                 return data
         raise self._refused(answer, document if isinstance(document, dict) else {}, text)
+
+    def _note(self, document: dict[str, Any]) -> None:
+        warnings = document.get("warnings")
+        if isinstance(warnings, list):
+            self.warnings.update(printable(str(one)) for one in warnings)
+        if document.get("isPartial") is True:  # VictoriaMetrics' word for it
+            self.warnings.add("the answer is partial")
 
     def _request(self, method: str, address: str, body: str | None) -> urllib3.BaseHTTPResponse:
         headers = dict(self._headers)
@@ -143,9 +154,9 @@ class Prometheus:
         self, answer: urllib3.BaseHTTPResponse, document: dict[str, Any], text: str
     ) -> PrometheusError:
         status = answer.status
-        words = " ".join(str(document.get("error") or text[:300]).split())
+        words = printable(" ".join(str(document.get("error") or text[:300]).split()))
         if 300 <= status < 400:
-            where = answer.headers.get("Location", "elsewhere").partition("?")[0]
+            where = printable(answer.headers.get("Location", "elsewhere").partition("?")[0])
             return PrometheusError(
                 f"{self.url} redirects to {where}: a log-in page, or the address has changed"
             )

@@ -26,12 +26,14 @@ EMPTY = json.dumps({"status": "success", "data": {"resultType": "vector", "resul
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every query with ``status`` and ``body``, where the headers are as ``wanted``."""
+    """Answers every query with ``status`` and ``body``, where the headers are as ``wanted``; but
+    one that has ``empty_for`` in it with nothing."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.status, self.body, self.more = 200, EMPTY, {"Content-Type": "application/json"}
         self.wanted: dict[str, str] = {}
+        self.empty_for = ""
         self.queries: list[str] = []
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
@@ -56,7 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in one.more.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(one.body.encode() if right else b"Unauthorized")
+        text = EMPTY if one.empty_for and one.empty_for in one.queries[-1] else one.body
+        self.wfile.write(text.encode() if right else b"Unauthorized")
 
 
 @pytest.fixture
@@ -113,6 +116,19 @@ def test_what_is_too_big_is_asked_for_in_parts_and_then_given_up(server: Server)
     lengths = [int(query.partition("[")[2].partition("s]")[0]) for query in server.queries]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] <= 300
+
+
+def test_what_the_server_warns_of_is_passed_on(server: Server) -> None:
+    metric = {"namespace": "n", "pod": "p", "container": "c", "job": "j", "instance": "i"}
+    result = [{"metric": metric, "value": [time.time() - 60, "1"]}]
+    document = {"status": "success", "data": {"resultType": "vector", "result": result}}
+    more = {"warnings": ["store-gateway-1 is \x1b[31maway"], "isPartial": True}
+    server.body = json.dumps(document | more)
+    server.empty_for = "exported_container"
+    done = advise("--prometheus", f"http://127.0.0.1:{server.server_port}", "-ojson")
+    assert done.returncode == 0, done.stderr
+    assert "says: store-gateway-1 is \\x1b[31maway" in done.stderr
+    assert "says: the answer is partial" in done.stderr
 
 
 def test_nobody_there() -> None:
