@@ -173,47 +173,35 @@ def test_who_has_the_password_and_knows_the_authority_gets_in(
     assert ask_exporter(login, HttpConfig(insecure=True))["containers"]
 
 
-@pytest.mark.parametrize(
-    ("url", "config", "said"),
-    [
-        (
-            "https://localhost:{tls}",
-            {"ca_file": None},
-            r"certificate verify failed.* tls_config\.ca_file",
-        ),
-        ("https://localhost:{tls}", {"server_name": "a.b"}, r"is for another name"),
-        ("http://localhost:{tls}", {}, r"speaks TLS: write https://"),
-        ("https://localhost:{plain}", {}, r"speaks plain HTTP: write http://"),
-        ("https://localhost:{tls}", {}, r"asks for the name and password .*basic_auth"),
-        ("https://a:b@localhost:{tls}", {}, r"does not take the name and password"),
-        (
-            "https://localhost:{mutual}",
-            {},
-            r"may want a certificate.* tls_config\.cert_file",
-        ),
-        ("http://localhost:{plain}", {"headers": {"Host": "example.com"}}, r"answers to localhost"),
-        ("https://localhost:{tls}", {"ca_file": Path("/none.pem")}, r"cannot use /none\.pem"),
-    ],
-)
-def test_who_does_not_get_in_is_told_what_to_do(
-    files: WebFiles, secured: Served, url: str, config: dict[str, Any], said: str
-) -> None:
+def test_who_does_not_get_in_is_told_what_to_do(files: WebFiles, secured: Served) -> None:
     mutual = files.folder / "mutual.yml"
     mutual.write_text(
         files.write_tls(
             client_ca_file="ca.pem", client_auth_type="RequireAndVerifyClientCert"
         ).read_text()
     )
-    http = HttpConfig(**{"ca_file": files.ca, **config})
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("https://localhost:{tls}", {"ca_file": None}, r"verify failed.* tls_config\.ca_file"),
+        ("https://localhost:{tls}", {"server_name": "a.b"}, r"is for another name"),
+        ("http://localhost:{tls}", {}, r"speaks TLS: write https://"),
+        ("https://localhost:{plain}", {}, r"speaks plain HTTP: write http://"),
+        ("https://localhost:{tls}", {}, r"asks for the name and password .*basic_auth"),
+        ("https://a:b@localhost:{tls}", {}, r"does not take the name and password"),
+        ("https://localhost:{mutual}", {}, r"may want a certificate.* tls_config\.cert_file"),
+        ("http://localhost:{plain}", {"headers": {"Host": "a.b"}}, r"answers to localhost"),
+        ("https://localhost:{tls}", {"ca_file": Path("/none.pem")}, r"cannot use /none\.pem"),
+    )
     with Served(page_web_config=mutual) as other:
-        address = url.format(
-            tls=secured.page.port, plain=secured.metrics.port, mutual=other.page.port
-        )
-        with pytest.raises(NotLetIn, match=said) as raised:
-            ask_exporter(address, http)
-        assert "a:b" not in str(raised.value)
-        with pytest.raises(NotLetIn, match=said):
-            next(follow_events(address, False, http))
+        for url, config, said in cases:
+            http = HttpConfig(**{"ca_file": files.ca, **config})
+            address = url.format(
+                tls=secured.page.port, plain=secured.metrics.port, mutual=other.page.port
+            )
+            with pytest.raises(NotLetIn, match=said) as raised:
+                ask_exporter(address, http)
+            assert "a:b" not in str(raised.value)
+            with pytest.raises(NotLetIn, match=said):
+                next(follow_events(address, False, http))
 
 
 @pytest.mark.parametrize("url", ["localhost:10839", "ftp://localhost", "http://", "http://a:b:c"])

@@ -19,7 +19,7 @@ SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setattr(unread, "PATIENCE", 1.0)
+    monkeypatch.setattr(unread, "PATIENCE", 0.5)
     monkeypatch.setattr(unread, "PRESSED", 0.3)
     with Served(containers=500) as both:
         shrink(both.metrics)
@@ -48,7 +48,7 @@ def test_what_is_unread_is_bounded(served: Served, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(unread, "PRESSED", 60.0)
     with deaf(served.metrics, 40):
         most = 0
-        for _ in range(50):
+        for _ in range(30):
             most = max(most, held(served.metrics))
             time.sleep(0.01)
         assert page < most <= 2 * page + unread._IN_THE_MAKING * page

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -127,22 +128,18 @@ def test_plain_http_on_a_tls_port_is_told_so(files: WebFiles) -> None:
         assert answer.body == b"Client sent an HTTP request to an HTTPS server.\n"
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
+def test_garbage_on_a_tls_port_is_cut_and_not_logged(
+    files: WebFiles, log: pytest.LogCaptureFixture
+) -> None:
+    garbage = (
         b"\x00" * 100,
         b"\x16" * 500,
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xaa" * 507,
         b"\x16\x03\x01\xff\xff" + b"\x01" * 70_000,
         b"\xff",
-    ],
-    ids=["nulls", "type", "hello", "long", "one"],
-)
-def test_garbage_on_a_tls_port_is_cut_and_not_logged(
-    files: WebFiles, log: pytest.LogCaptureFixture, raw: bytes
-) -> None:
+    )
     with Served(web_config=files.write_tls()) as served:
-        for _ in range(20):
+        for raw in garbage * 10:
             with connect(served.metrics) as connection:
                 try:
                     connection.sendall(raw)
@@ -153,16 +150,18 @@ def test_garbage_on_a_tls_port_is_cut_and_not_logged(
     assert warnings(log) == []
 
 
-@pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
 def test_a_handshake_has_a_deadline(
-    files: WebFiles, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture, sent: bytes
+    files: WebFiles, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(http, "HEAD_TIMEOUT", SHORT)
-    with Served(web_config=files.write_tls()) as served, connect(served.metrics) as connection:
-        connection.sendall(sent)
+    with Served(web_config=files.write_tls()) as served, ExitStack() as stack:
+        connections = [stack.enter_context(connect(served.metrics)) for _ in range(3)]
+        for connection, sent in zip(connections, (b"", b"\x16", b"\x16\x03\x01\x02"), strict=True):
+            connection.sendall(sent)
         began = time.monotonic()
-        assert read_all(connection) == b""
-        assert SHORT / 2 < time.monotonic() - began < 4 * SHORT
+        for connection in connections:
+            assert read_all(connection) == b""
+            assert SHORT / 2 < time.monotonic() - began < 4 * SHORT
     assert warnings(log) == []
 
 
@@ -343,32 +342,31 @@ def test_an_exchanged_link_is_a_change(files: WebFiles) -> None:
         assert certificate(served, files.client()) != first
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda files: files.config.write_text("tls_server_config: {cert: 1"),
-        lambda files: files.config.write_text(""),
-        lambda files: files.config.unlink(),
-        lambda files: files.write(tls_server_config={"cert_file": "cert.pem"}),
-        lambda files: (files.folder / "cert.pem").write_text("no PEM"),
-        lambda files: (files.folder / "key.pem").unlink(),
-        lambda files: files.issue("cert.pem", "other-key.pem", "localhost"),
-    ],
-)
 def test_a_new_file_that_is_broken_changes_nothing_and_is_told_once(
-    files: WebFiles, log: pytest.LogCaptureFixture, spoil: Callable[[WebFiles], object]
+    files: WebFiles, log: pytest.LogCaptureFixture
 ) -> None:
+    spoils: tuple[Callable[[], object], ...] = (
+        lambda: files.config.write_text("tls_server_config: {cert: 1"),
+        lambda: files.config.write_text(""),
+        files.config.unlink,
+        lambda: files.write(tls_server_config={"cert_file": "cert.pem"}),
+        lambda: (files.folder / "cert.pem").write_text("no PEM"),
+        (files.folder / "key.pem").unlink,
+        lambda: files.issue("cert.pem", "other-key.pem", "localhost"),
+    )
     with Served(web_config=files.write_tls()) as served:
         client = files.client()
-        first = certificate(served, client)
-        spoil(files)
-        assert [certificate(served, client) for _ in range(3)] == [first] * 3
-        (told,) = warnings(log)
-        assert "stays as it was" in told
-        assert str(files.folder) in told
-        files.renew()
-        files.write_tls()
-        assert certificate(served, client) != first
+        for number, spoil in enumerate(spoils):
+            first = certificate(served, client)
+            log.clear()
+            spoil()
+            assert [certificate(served, client) for _ in range(3)] == [first] * 3, number
+            (told,) = warnings(log)
+            assert "stays as it was" in told
+            assert str(files.folder) in told
+            files.renew()
+            files.write_tls()
+            assert certificate(served, client) != first, number
 
 
 def test_nobody_gets_in_without_a_right_password(files: WebFiles) -> None:
@@ -415,15 +413,17 @@ def test_probes_need_no_password(files: WebFiles) -> None:
             assert ask(served.metrics, target).status in (401, 429)
 
 
-@pytest.mark.parametrize("version", [b"2a", b"2b", b"2y"])
-def test_a_password_is_cut_after_72_bytes_as_other_exporters_do(
-    files: WebFiles, version: bytes
-) -> None:
-    hashed = hash_of("x" * 72).replace("2b", version.decode(), 1)
-    with Served(web_config=files.write(basic_auth_users={"a": hashed})) as served:
-        for password, status in (("x" * 72, 200), ("x" * 100, 200), ("x" * 71, 401)):
-            answer = ask(served.metrics, "/metrics", Authorization=basic("a", password))
-            assert answer.status == status
+def test_a_password_is_cut_after_72_bytes_as_other_exporters_do(files: WebFiles) -> None:
+    def write(version: str) -> Path:
+        hashed = hash_of("x" * 72).replace("2b", version, 1)
+        return files.write(basic_auth_users={"a": hashed})
+
+    with Served(web_config=write("2b")) as served:
+        for version in ("2a", "2b", "2y"):
+            write(version)
+            for password, status in (("x" * 72, 200), ("x" * 100, 200), ("x" * 71, 401)):
+                answer = ask(served.metrics, "/metrics", Authorization=basic("a", password))
+                assert answer.status == status, version
         assert ask(served.metrics, "/metrics", Authorization=basic("a", b"x\0y")).status == 401
 
 
@@ -464,7 +464,7 @@ def test_a_flood_of_wrong_passwords_does_not_hold_up_scrapes(files: WebFiles) ->
                     began = time.monotonic()
                     assert ask(served.metrics, "/metrics", Authorization=right).status == 200
                     assert ask(served.metrics, "/healthz").status == 200
-                    assert time.monotonic() - began < 1
+                    assert time.monotonic() - began < 3
             finally:
                 end.set()
             assert {status for one in floods for status in one.result()} <= {401, 429}
