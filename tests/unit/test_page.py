@@ -440,7 +440,49 @@ def test_the_sampler_ends_when_it_is_told_to() -> None:
     assert time.monotonic() - began < 1
 
 
+def test_a_sample_is_of_what_the_ledger_has_counted() -> None:
+    ledger = Ledger()
+    node = Node(ledger, Loop(), Readiness(lambda: True, list))
+    count(ledger, 1, 4)
+    node.sample()
+    assert of(node.history, 1, 6) == [4, 2]
+    facts_of_now = {fact.name: fact.text for fact in node.facts()}
+    assert facts_of_now["Checks counted"].split()[0] == "4"
+
+
 # Rendering
+
+
+def test_nothing_that_a_pod_is_called_gets_out_as_it_is() -> None:
+    evil = "<script>alert(1)</script>'\"&\r\x1b[31m\u202e\u2028\x00"
+    names: dict[str, Any] = dict.fromkeys(
+        ("namespace", "pod", "container", "image", "workload_kind", "workload", "cgroup"), evil
+    )
+    ledger, hub = Ledger(), EventHub()
+    for number, kind in enumerate((evil, "Deployment"), 1):
+        count(ledger, number, 1, Verdict.ALLOWED, **{**names, "workload_kind": kind})
+        count(ledger, number, 1, **{**names, "workload_kind": kind})
+    hub.publish(record_of(event(), identity(1, **names)))
+    every = profiles(ledger)
+    for one in every:
+        one["asked_by"] = {"CAP_SYSLOG": [evil]}
+        shared = {"node": evil, "interval": 1, "now": "", "events": feed(hub.recent())}
+        view = container_view(one, every, History(0.0))
+        assert view.snippets
+        pages = (
+            render("container.html", view=view, state=view.facts[0], feed_url=evil, **shared),
+            render("missing.html", asked=evil, **shared),
+            render(
+                "overview.html",
+                view=overview(every, Query(words=evil)),
+                per_page=PER_PAGE,
+                facts=view.facts,
+                **shared,
+            ),
+        )
+        for page in pages:
+            assert "\\u202e" in page
+            assert not re.search("[\r\x1b\u202e\u2028\x00]|<script>|</script>'", page)
 
 
 def test_a_page_of_100_containers_with_long_names_stays_below_60_kb() -> None:
