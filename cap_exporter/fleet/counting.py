@@ -26,6 +26,7 @@ import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from cap_exporter.fleet.prometheus import Prometheus, Series, TooBig
@@ -92,6 +93,16 @@ class State(NamedTuple):
     value: float
     alive: bool
     """It was in the last scrape of its target."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """The series of a selector, up to the end of a chunk."""
+
+    selector: str
+    states: dict[Labels, State] = field(default_factory=dict)
+    targets: dict[Target, float | None] = field(default_factory=dict)
+    """Those that have been scraped, and when the process began that was scraped last."""
 
 
 #: A target's scrapes: time, and when its process began.
@@ -205,26 +216,21 @@ class Walk:
 
     def grow(self, metric: str, *matchers: str) -> Iterator[Growth]:
         """Each series' growth in each chunk of the window where it was there."""
-        states: dict[Labels, State] = {}
-        targets: dict[Target, float | None] = {}
-        selector = self.selector(metric, *matchers)
-        begin = self.since - BASELINE
-        for _ in self._grow(selector, begin, self.since, states, targets, None):
+        counted = _Counted(self.selector(metric, *matchers))
+        for _ in self._grow(counted, self.since - BASELINE, self.since):
             pass
         for begin, end in self.chunks():
-            yield from self._grow(selector, begin, end, states, targets, None)
+            yield from self._grow(counted, begin, end)
 
     def _grow(
         self,
-        selector: str,
+        counted: _Counted,
         begin: float,
         end: float,
-        states: dict[Labels, State],
-        targets: dict[Target, float | None],
-        only: set[Labels] | None,
+        only: set[Labels] | None = None,
     ) -> Iterator[Growth]:
-        """targets: those scraped before, and when they began; brought up to the end. only: these
-        series, the others have been counted."""
+        """only: these series, the others have been counted."""
+        selector, states, targets = counted.selector, counted.states, counted.targets
         try:
             seen = self.targets(begin, end)
             counts = {_key(one): one for one in self._over("count_over_time", selector, begin, end)}
@@ -235,7 +241,7 @@ class Walk:
                 raise
             if only is None:
                 self._chunk = min(self._chunk, (end - begin) / 2)
-            yield from self._halves(selector, begin, end, states, targets, only)
+            yield from self._halves(counted, begin, end, only)
             return
         unclear: dict[Labels, Series] = {}
         for one in values:
@@ -269,31 +275,23 @@ class Walk:
                 del states[key]
         cost = sum(counts[key].samples[0][1] for key in unclear if key in counts)
         if cost > _MANY_SAMPLES and end - begin > SMALLEST * 2:
-            yield from self._halves(selector, begin, end, states, targets, set(unclear))
+            yield from self._halves(counted, begin, end, set(unclear))
             return
-        yield from self._from_samples(selector, begin, end, states, targets, unclear, counts, seen)
+        yield from self._from_samples(counted, begin, end, unclear, counts, seen)
         targets.update({target: at.start for target, at in seen.items()})
 
     def _halves(
-        self,
-        selector: str,
-        begin: float,
-        end: float,
-        states: dict[Labels, State],
-        targets: dict[Target, float | None],
-        only: set[Labels] | None,
+        self, counted: _Counted, begin: float, end: float, only: set[Labels] | None
     ) -> Iterator[Growth]:
         middle = begin + round((end - begin) / 2)
-        yield from self._grow(selector, begin, middle, states, targets, only)
-        yield from self._grow(selector, middle, end, states, targets, only)
+        yield from self._grow(counted, begin, middle, only)
+        yield from self._grow(counted, middle, end, only)
 
     def _from_samples(
         self,
-        selector: str,
+        counted: _Counted,
         begin: float,
         end: float,
-        states: dict[Labels, State],
-        targets: dict[Target, float | None],
         unclear: Mapping[Labels, Series],
         counts: Mapping[Labels, Series],
         seen: Mapping[Target, Seen],
@@ -303,21 +301,21 @@ class Walk:
         scrapes = self._scrapes(begin, end, {target_of(one.labels) for one in unclear.values()})
         weights = {key: counts[key].samples[0][1] if key in counts else 1.0 for key in unclear}
         for matcher in _batches(unclear, weights):
-            for one in self._samples(_and(selector, matcher), begin, end):
+            for one in self._samples(_and(counted.selector, matcher), begin, end):
                 key = _key(one)
                 if key not in unclear:
                     continue
                 target = target_of(one.labels)
                 increase, state, carried = grown(
-                    states.get(key),
+                    counted.states.get(key),
                     one.samples,
                     scrapes.get(target, []),
                     self.since,
-                    target in targets,
-                    targets.get(target),
+                    target in counted.targets,
+                    counted.targets.get(target),
                 )
                 if state is not None:
-                    states[key] = state
+                    counted.states[key] = state
                 yield Growth(
                     one.labels,
                     round(increase),

@@ -15,6 +15,10 @@ import jsonschema
 import pytest
 
 from cap_exporter.capabilities import number_of
+from cap_exporter.fleet import counting
+from cap_exporter.fleet.history import Wanted, profiles
+from cap_exporter.fleet.prometheus import Prometheus as Server
+from cap_exporter.fleet.prometheus import Series
 from cap_exporter.model import CheckClass, Identity, UserNamespace, Verdict
 from cap_exporter.outputs.profile_routes import load_schema
 from cap_exporter.profiles.advice import advise_all
@@ -141,8 +145,8 @@ def advice(stored: Stored, *more: str, url: str = "") -> list[dict[str, Any]]:
 
 
 def truth(week: Week) -> list[dict[str, Any]]:
-    profiles = [one for one in document(week.truth.accounts())["containers"] if one["pod"]]
-    found: list[dict[str, Any]] = advise_all(by_workload(profiles))["advice"]
+    containers = [one for one in document(week.truth.accounts())["containers"] if one["pod"]]
+    found: list[dict[str, Any]] = advise_all(by_workload(containers))["advice"]
     return found
 
 
@@ -175,6 +179,31 @@ def test_a_server_that_allows_few_samples_is_asked_for_less(stored: Stored, tmp_
         found = advice(stored, url=server.url)
     for one, other in zip(found, advice(stored), strict=True):
         assert {**one, "confidence": None} == {**other, "confidence": None}
+
+
+def test_where_samples_are_many_chunks_are_halved_and_queries_split(
+    monkeypatch: pytest.MonkeyPatch, stored: Stored
+) -> None:
+    def ask() -> tuple[dict[str, Any], int]:
+        server = Server(stored.server.url)
+        queries: list[str] = []
+        query = server.query
+
+        def counted(expr: str, at: float) -> list[Series]:
+            queries.append(expr)
+            return query(expr, at)
+
+        monkeypatch.setattr(server, "query", counted)
+        end = stored.week.end + 1
+        found = profiles(server, end - 7 * DAY, end, Wanted(), background=True)
+        return found.document, len(queries)
+
+    once, few = ask()
+    monkeypatch.setattr(counting, "_MANY_SAMPLES", 300)
+    monkeypatch.setattr(counting, "_MOST_SAMPLES", 50)
+    again, many = ask()
+    assert again == once
+    assert many > 2 * few
 
 
 def test_one_workload_is_asked_for_by_its_name(stored: Stored) -> None:
