@@ -108,6 +108,8 @@ def test_the_commands_get_in_by_the_file_that_promtool_takes(files: WebFiles) ->
         )
         assert json.loads(event)["capability"]["name"] == "CAP_SYSLOG"
 
+        profile = run("profile", "-ojson", f"--url={url}", f"--http-config={config}")
+        assert json.loads(profile.stdout)["containers"]
         assert Running(url, read_http_config(config)).profiles()[0]
 
         (files.folder / "password").write_text("wrong")
