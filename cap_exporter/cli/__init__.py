@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-import cap_exporter
+from cap_exporter.cli.examples import epilog
+from cap_exporter.cli.version import version_option
 from cap_exporter.config import ConfigError, for_command, read_config
 from cap_exporter.model import SourceError
 
@@ -25,6 +26,7 @@ COMMANDS = {
     "record": "Write what a source gives to a file.",
     "resolve": "What a cgroup path, cgroup id or process is, and why.",
     "doctor": "What works on this host, what does not, why, and what to do.",
+    "completion": "The script that completes command lines in bash, zsh or fish.",
 }
 
 EXIT_NO = 1
@@ -42,12 +44,14 @@ class _Commands(click.Group):
         module = importlib.import_module(f"cap_exporter.cli.{name}")
         command = module.command
         assert isinstance(command, click.Command)
+        command.epilog = epilog(name) or command.epilog
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        mistyped = args and args[0] not in COMMANDS and not args[0].startswith("-")
+        if mistyped and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             ctx.fail(f"There is no command {args[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
@@ -73,7 +77,7 @@ class _Commands(click.Group):
     help="YAML file with a key for each option, e.g. `drain-interval: 5s`. "
     "The command line wins over the environment, and that over the file.",
 )
-@click.version_option(cap_exporter.__version__, prog_name="cap-exporter")
+@version_option
 @click.pass_context
 def group(ctx: click.Context, config_file: Path | None) -> None:
     """Counts the kernel's capability checks: which capabilities workloads use, and which they
@@ -83,7 +87,7 @@ def group(ctx: click.Context, config_file: Path | None) -> None:
     try:
         values = read_config(config_file, known_options(ctx))
     except ConfigError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(f"--config: {error}") from error
     ctx.default_map = {
         name: for_command(command, values)
         for name in COMMANDS
@@ -105,6 +109,7 @@ def main() -> None:
     try:
         group(prog_name="cap-exporter")
     except SourceError as error:
-        click.echo(f"cap-exporter: {error}", err=True)
-        click.echo("`cap-exporter doctor` tells more about this host.", err=True)
+        from cap_exporter.cli.next_step import explain
+
+        click.echo(explain(error, sys.argv), err=True)
         sys.exit(EXIT_CANNOT)
