@@ -49,8 +49,8 @@ class EngineNames:
         self._lock = threading.Lock()
         self._questions: queue.Queue[str | None] = queue.Queue()
         self._problem = ""
-        self._thread = threading.Thread(target=self._answer_all, name="engine-names", daemon=True)
-        self._thread.start()
+        #: Started by the first question: the privileges of now are not those it is to have.
+        self._thread: threading.Thread | None = None
 
     @property
     def problem(self) -> str:
@@ -63,11 +63,17 @@ class EngineNames:
             if known is None and container_id not in self._asked:
                 self._asked.add(container_id)
                 self._questions.put(container_id)
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._answer_all, name="engine-names", daemon=True
+                    )
+                    self._thread.start()
             return known
 
     def close(self) -> None:
         self._questions.put(None)
-        self._thread.join(_TIMEOUT + 1)
+        if self._thread is not None:
+            self._thread.join(_TIMEOUT + 1)
 
     def _answer_all(self) -> None:
         while (container_id := self._questions.get()) is not None:

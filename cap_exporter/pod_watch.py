@@ -22,6 +22,10 @@ class RunningPodWatch:
         self.store = store
         self.collector = PodWatchCollector(watch, store)
 
+    def start(self) -> None:
+        """Follow the pods from now on; the API server need not be there yet."""
+        self._watch.start()
+
     def notes(self) -> list[str]:
         """What is missing of the pods; empty while all is well."""
         state = self._watch.state
@@ -85,13 +89,10 @@ class PodWatchCollector(Collector):
         )
 
 
-def start_pod_watch(
+def make_pod_watch(
     node_name: str, kubeconfig: Path | None, labels: Collection[str] = ()
 ) -> RunningPodWatch:
-    """Starts to follow the pods of a node; needs no API server to be there yet. labels: names of
-    the pods' labels to keep."""
+    """What follows the pods of a node. labels: names of the pods' labels to keep."""
     store = PodStore()
     api = KubernetesApi(kubeconfig=str(kubeconfig) if kubeconfig else None)
-    watch = PodWatch(api, store, node_name, labels=labels)
-    watch.start()
-    return RunningPodWatch(watch, store)
+    return RunningPodWatch(PodWatch(api, store, node_name, labels=labels), store)

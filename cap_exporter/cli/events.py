@@ -7,6 +7,7 @@ import fnmatch
 import json
 import os
 import platform
+import queue
 import select
 import stat
 import sys
@@ -14,10 +15,11 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cap_exporter import privileges
 from cap_exporter.cli.client_options import client_options, no_answer
 from cap_exporter.cli.options import (
     Capabilities,
@@ -32,6 +34,9 @@ from cap_exporter.cli.options import (
 from cap_exporter.client import NoAnswer, follow_events
 from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.outputs.event_record import line_of, record_of
+
+if TYPE_CHECKING:
+    from cap_exporter.exporter import Exporter
 
 
 @click.command("events")
@@ -141,8 +146,7 @@ def _print(record: dict[str, Any], output: str) -> None:
 
 
 def _by_myself(duration: float, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    import queue
-
+    """Counting has begun when this returns. To be called before other threads are started."""
     from cap_exporter.assembly import Settings, make_exporter
     from cap_exporter.signals import stop_on_signals
     from cap_exporter.sources.kallsyms import no_symbols, stack_symbols
@@ -158,14 +162,20 @@ def _by_myself(duration: float, values: dict[str, Any]) -> Iterator[dict[str, An
     )
     stop_on_signals(exporter.stop)
     exporter.open()
+    privileges.drop()
+    return _told(duration, exporter, told)
 
+
+def _told(
+    duration: float, exporter: Exporter, told: queue.SimpleQueue[dict[str, Any] | None]
+) -> Iterator[dict[str, Any]]:
     def count() -> None:
         try:
             exporter.run()
         finally:
             told.put(None)
 
-    # The source belongs to one thread: this one opened it and hands it over.
+    # The source belongs to one thread: the one that opened it hands it over.
     thread = threading.Thread(target=count, daemon=True)
     thread.start()
     timer = threading.Timer(duration, exporter.stop)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cap_exporter import privileges
 from cap_exporter.cli.client_options import client_options, no_answer
 from cap_exporter.cli.fleet_options import (
     kube_document,
@@ -115,6 +116,8 @@ def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:
     exporter, profiles = make_profiler(source, interval=interval, paced=duration is not None)
     stop = stop_on_signals(exporter.stop)
     exporter.open()
+    if duration is not None:
+        privileges.drop()
     if duration is None:
         exporter.play_to_end()
         return profiles()

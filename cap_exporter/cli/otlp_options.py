@@ -109,8 +109,9 @@ class Otlp:
         symbol: Callable[[int], str | None],
     ) -> None:
         """node: this host's name, in Kubernetes the node's. To be made before other threads are
-        started: it imports. Raises click.UsageError."""
+        started: it imports, and starts none. Raises click.UsageError."""
         self._settings = settings
+        self._symbol = symbol
         self._logs: OtlpLogs | None = None
         self._metrics: OtlpMetrics | None = None
         self._resources: Resources | None = None
@@ -127,10 +128,6 @@ class Otlp:
         try:
             given = parse_resource_attributes(os.environ)
             self._resources = Resources(node, kubernetes=kubernetes, given=given)
-            if settings.logs is not None:
-                from cap_exporter.outputs.otlp_logs import OtlpLogs
-
-                self._logs = OtlpLogs(settings.logs, self._resources, self.stats, symbol=symbol)
         except OtlpConfigError as error:
             raise click.UsageError(str(error)) from error
 
@@ -140,16 +137,22 @@ class Otlp:
             self._logs.publish(event, identity)
 
     def start(self, ledger: Ledger, metrics: Metrics) -> None:
-        """Push ``ledger`` from now on, and show on the page what was sent. Raises
+        """Push ``ledger`` and events from now on, and show on the page what was sent. Raises
         click.UsageError."""
         if self._resources is None:
             return
         metrics.own.register(self.stats)
-        if self._settings.metrics is None:
-            return
-        from cap_exporter.outputs.otlp_metrics import OtlpMetrics
-
         try:
+            if self._settings.logs is not None:
+                from cap_exporter.outputs.otlp_logs import OtlpLogs
+
+                self._logs = OtlpLogs(
+                    self._settings.logs, self._resources, self.stats, symbol=self._symbol
+                )
+            if self._settings.metrics is None:
+                return
+            from cap_exporter.outputs.otlp_metrics import OtlpMetrics
+
             self._metrics = OtlpMetrics(
                 self._settings.metrics,
                 self._settings.interval,

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from cap_exporter import privileges
 from cap_exporter.assembly import Settings, hierarchies_for, make_tree
 from cap_exporter.cli.options import (
     Duration,
@@ -71,6 +72,8 @@ def command(
     checks = told = 0
     try:
         with Writer(file, Header(info, time.time(), platform.release())) as writer:
+            # The file is open: what it took to write there may be among them.
+            privileges.drop()
             # The cgroups that were there before, so that a replay can name them.
             writer.write(
                 Drain(

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from cap_exporter import privileges
 from cap_exporter.assembly import Settings, make_exporter
 from cap_exporter.cli.options import (
     Duration,
@@ -36,7 +37,7 @@ from cap_exporter.outputs.page.routes import page_routes
 from cap_exporter.outputs.profile_routes import profile_routes
 from cap_exporter.outputs.prometheus import Metrics
 from cap_exporter.outputs.routes import Readiness, metrics_routes
-from cap_exporter.pod_watch import start_pod_watch
+from cap_exporter.pod_watch import make_pod_watch
 from cap_exporter.profiles.askers import Askers
 from cap_exporter.profiles.profile import document, nothing_declared
 from cap_exporter.scope import make_scope
@@ -166,7 +167,7 @@ def command(
     symbols = stack_symbols() if chosen.events and chosen.events.stack else no_symbols
     otlp = Otlp(to_otlp, node, kubernetes=wanted, symbol=symbols)
     kept = {*scheme.pod_labels, *(wanted_scope.selector.keys if wanted_scope.selector else ())}
-    watch = start_pod_watch(node_name or "", kubeconfig, sorted(kept)) if wanted else None
+    watch = make_pod_watch(node_name or "", kubeconfig, sorted(kept)) if wanted else None
     hub = EventHub()
     askers = Askers()
     declared = watch.declared if watch else nothing_declared
@@ -217,10 +218,14 @@ def command(
     stop_on_signals(exporter.stop)
     reload_on_change(click.get_current_context(), exporter, ledger, frozenset(kept))
     info = exporter.open()
+    # Before any thread: each has the privileges of the one that started it.
+    privileges.drop(() if privileges.owns(chosen.docker_socket) else ("DAC_OVERRIDE",))
     for server in servers:
         server.start()
     page.start()
     otlp.start(ledger, metrics)
+    if watch:
+        watch.start()
     log.info(
         "counting (source %s, attached by %s); metrics on port %d, page on port %d",
         info.source,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from cap_exporter import privileges
 from cap_exporter.client import NoAnswer, ask_exporter, follow_events
 from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.model import SourceError
@@ -125,6 +126,8 @@ class Here:
         )
         self._error: Exception | None = None
         self._exporter.open()
+        if not str(source["source"]).startswith("replay:"):
+            privileges.drop()
         # The source belongs to one thread: this one opened it and hands it over.
         self._thread = threading.Thread(target=self._count, daemon=True)
         self._thread.start()

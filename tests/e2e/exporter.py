@@ -27,12 +27,14 @@ class RunningExporter:
         *arguments: str,
         environ: dict[str, str] | None = None,
         before: tuple[str, ...] = (),
+        under: tuple[str, ...] = (),
     ) -> None:
-        """before: arguments before ``run``."""
+        """before: arguments before ``run``. under: a command that executes the exporter."""
         self.log = folder / "exporter.log"
         self._file = self.log.open("w")
         self.process = subprocess.Popen(
             [
+                *under,
                 COMMAND,
                 *before,
                 "run",

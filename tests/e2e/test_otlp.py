@@ -341,7 +341,7 @@ def test_wrong_settings_are_told_at_the_start() -> None:
         ({"OTEL_BLRP_MAX_QUEUE_SIZE": "1"}, ["--otlp-endpoint=http://c:4318"], "OTEL_BLRP"),
     ):
         done = subprocess.run(
-            [COMMAND, "run", *arguments],
+            [COMMAND, "run", "--listen=127.0.0.1:0", "--page-listen=127.0.0.1:0", *arguments],
             env={**os.environ, **environ},
             capture_output=True,
             text=True,

@@ -16,12 +16,12 @@ from cap_exporter.cli import run
 class Started(Exception):
     pass
 
-def start_pod_watch(*_arguments):
+def make_pod_watch(*_arguments):
     names = ("requests", "grpc", "opentelemetry.sdk.metrics.export")
     print(*(name for name in names if name in sys.modules))
     raise Started
 
-run.start_pod_watch = start_pod_watch
+run.make_pod_watch = make_pod_watch
 result = CliRunner().invoke(
     run.command, ["--kubernetes=on", "--node-name=n", *sys.argv[1:]], catch_exceptions=True
 )
