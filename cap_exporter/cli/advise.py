@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cap_exporter.cli import gather
+from cap_exporter.cli.nearest import unknown_names
 from cap_exporter.cli.options import log_options, option, set_up_logging, source_options
 
 
@@ -89,7 +90,11 @@ def command(
         _check(check, merged, allow_unused)
         sys.exit(1 if unanswered else 0)
     if not merged:
-        click.echo("No container matches: `cap-exporter profile` lists what there is.", err=True)
+        unknown = unknown_names(
+            found, namespace=namespace, workload=workload, pod=pod, container=container
+        )
+        nothing = "No container matches: `cap-exporter profile` lists what there is."
+        click.echo("\n".join(unknown) or nothing, err=True)
         sys.exit(1)
     advice = advise_all(merged)
     if output == "json":

@@ -31,6 +31,7 @@ from cap_exporter.cli.options import (
     set_up_logging,
     source_options,
 )
+from cap_exporter.cli.progress import elapsed
 from cap_exporter.client import NoAnswer, follow_events
 from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.outputs.event_record import line_of, record_of
@@ -93,15 +94,20 @@ def command(
     else:
         records = follow_events(url, recent, http_config)
     _end_with_the_pipe()
+    shown = 0
     try:
-        for record in records:
-            if verdict not in (None, record["verdict"]):
-                continue
-            if capability is not None and not capability >> record["capability"]["value"] & 1:
-                continue
-            if not _matches(record, wanted):
-                continue
-            _print(record, output)
+        # Beside a pipe the line would stand in the way; with its end this process ends at once.
+        alone = stat.S_ISREG(os.fstat(1).st_mode)
+        with elapsed("Watching", duration, lambda: f"{shown:,} events", alone=alone):
+            for record in records:
+                if verdict not in (None, record["verdict"]):
+                    continue
+                if capability is not None and not capability >> record["capability"]["value"] & 1:
+                    continue
+                if not _matches(record, wanted):
+                    continue
+                _print(record, output)
+                shown += 1
     except NoAnswer as error:
         raise no_answer(error, "watch right here: cap-exporter events --for 30s") from error
     except BrokenPipeError:

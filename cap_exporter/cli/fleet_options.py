@@ -4,10 +4,7 @@ cluster."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +12,7 @@ import click
 
 from cap_exporter.cli.client_options import HttpConfigFile
 from cap_exporter.cli.options import Duration, F, option
+from cap_exporter.cli.progress import bar
 
 if TYPE_CHECKING:
     from cap_exporter.fleet.http_config import HttpConfig
@@ -74,7 +72,7 @@ def prometheus_document(
     wanted = Wanted(namespaces, pods, workloads, matchers)
     try:
         server = Prometheus(url, config)
-        with _progress("Asking Prometheus") as show:
+        with bar("Asking Prometheus") as show:
             found = profiles(
                 server,
                 until - since,
@@ -153,24 +151,10 @@ def kube_document(values: dict[str, Any], config: HttpConfig | None) -> dict[str
     if not wanted:
         return None
     try:
-        with _progress("Asking the exporters") as show:
+        with bar("Asking the exporters") as show:
             found = Cluster(where).profiles(show)
     except KubeError as error:
         raise click.ClickException(str(error)) from error
     for failed in found.get("incomplete", ()):
         click.echo(f"Missing: {failed}", err=True)
     return found
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[Callable[[float], None]]:
-    """A bar on standard error, if that is a terminal. What is given shows how much is done, 0…1."""
-    if not sys.stderr.isatty():
-        yield lambda _fraction: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=1.0)
-        yield lambda fraction: bar.update(task, completed=fraction)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from cap_exporter.cli.fleet_options import (
     prometheus_options,
 )
 from cap_exporter.cli.options import Duration, F, option
+from cap_exporter.cli.progress import elapsed
 from cap_exporter.client import NoAnswer, ask_exporter
 
 
@@ -125,9 +125,8 @@ def count(duration: float | None, source: dict[str, Any]) -> dict[str, Any]:
     timer.daemon = True
     timer.start()
     began = time.monotonic()
-    if sys.stderr.isatty():
-        click.echo(f"Counting for {duration:g} s; Ctrl-C stops early.", err=True)
-    exporter.run()
+    with elapsed("Counting", duration, lambda: f"kinds of checks: {exporter.stats.events['sent']}"):
+        exporter.run()
     timer.cancel()
     if stop.is_set() and time.monotonic() - began < duration:
         click.echo("Stopped early; this is what was counted until then.", err=True)
@@ -139,7 +138,10 @@ def read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise click.ClickException(f"cannot read {path}: {error.strerror or error}") from error
+        raise click.ClickException(
+            f"cannot read {path}: {error.strerror or error}. Write one: "
+            f"cap-exporter profile -o json > FILE"
+        ) from error
     except ValueError as error:
         raise click.ClickException(f"{path} is not JSON: {error}") from error
     containers = document.get("containers") if isinstance(document, dict) else None

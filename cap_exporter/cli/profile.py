@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cap_exporter.cli import gather
+from cap_exporter.cli.nearest import unknown_names
 from cap_exporter.cli.options import log_options, option, set_up_logging, source_options
 from cap_exporter.terminal import printable
 
@@ -72,22 +73,35 @@ def command(
         containers = _news(containers, baseline)
     elif by == "workload":
         containers = by_workload(containers)
-    document = {**document, "containers": containers}
+    chosen = {**document, "containers": containers}
     if output == "json":
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json.dumps(chosen, indent=2))
     elif output == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
-    else:
+        click.echo(yaml.safe_dump(chosen, sort_keys=False), nl=False)
+    elif containers:
         _print_table(containers)
     if baseline is not None:
         text = "Nothing new." if not containers else f"{len(containers)} with something new."
         click.echo(text, err=True)
         sys.exit(1 if containers else 0)
     if not containers:
-        click.echo("Nothing found." if output == "table" else "No container matches.", err=True)
+        unknown = unknown_names(
+            document["containers"],
+            namespace=namespace,
+            workload=workload,
+            pod=pod,
+            container=container,
+        )
+        click.echo("\n".join(unknown) or _nothing(everything or output != "table"), err=True)
         sys.exit(1)
+
+
+def _nothing(everything: bool) -> str:
+    if everything:
+        return "No container matches."
+    return "Nothing found: no checks that mean something were made. --all shows the others too."
 
 
 def _news(containers: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from cap_exporter.cli.options import (
     set_up_logging,
     source_options,
 )
+from cap_exporter.cli.progress import elapsed, size
 from cap_exporter.model import CgroupChange, CgroupEvent, Drain
 from cap_exporter.signals import stop_on_signals
 from cap_exporter.sources.choose import make_source
@@ -70,8 +71,16 @@ def command(
     tree.scan()
     probe.introduce(tree.items())
     checks = told = 0
+
+    def state() -> str:
+        written = file.stat().st_size if file.is_file() else 0
+        return f"{checks:,} checks, {told:,} events, {size(written)}"
+
     try:
-        with Writer(file, Header(info, time.time(), platform.release())) as writer:
+        with (
+            Writer(file, Header(info, time.time(), platform.release())) as writer,
+            elapsed("Recording", duration, state),
+        ):
             # The file is open: what it took to write there may be among them.
             privileges.drop()
             # The cgroups that were there before, so that a replay can name them.
@@ -95,7 +104,11 @@ def command(
                 if ended:
                     break
     except OSError as error:
-        click.echo(f"cap-exporter: cannot write {file}: {error.strerror or error}", err=True)
+        click.echo(
+            f"cap-exporter: cannot write {file}: {error.strerror or error}. Give a file in a "
+            "folder that is there and has room",
+            err=True,
+        )
         sys.exit(1)
     finally:
         probe.close()
