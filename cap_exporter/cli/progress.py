@@ -7,6 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
+
+#: Of a bar.
+_CELLS: Final = 10
 
 
 @contextmanager
@@ -35,28 +39,33 @@ def elapsed(
         return
     from rich.console import Console
     from rich.live import Live
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
+    from rich.text import Text
 
+    console = Console(stderr=True)
+    cell = "━" if console.encoding.lower().startswith("utf") else "="
     began = time.monotonic()
 
-    def line() -> Table:
+    def line() -> Text:
         gone = time.monotonic() - began
-        # One line, whatever it takes: it is drawn over itself.
-        row = Table.grid(padding=(0, 1))
-        for _ in range(4 if seconds else 3):
-            row.add_column(no_wrap=True)
+        # One line, whatever it takes: it is drawn over itself. What matters least is cut.
         if seconds is None:
-            row.add_row(text, duration(gone), f"{state()} (Ctrl-C ends it)")
+            shown = Text(f"{text} {duration(gone)}")
         else:
-            shown = ProgressBar(total=seconds, completed=min(gone, seconds), width=12)
-            times = f"{duration(min(gone, seconds))} of {duration(seconds)}"
-            row.add_row(text, shown, times, f"{state()} (Ctrl-C ends it)")
-        return row
+            gone = min(gone, seconds)
+            done = int(gone / seconds * _CELLS)
+            shown = Text.assemble(
+                f"{text} ",
+                (cell * done, "green"),
+                (cell * (_CELLS - done), "dim"),
+                f" {duration(gone)} of {duration(seconds)}",
+            )
+        return Text.assemble(
+            shown, f": {state()} (Ctrl-C ends it)", no_wrap=True, overflow="ellipsis"
+        )
 
     with Live(
         get_renderable=line,
-        console=Console(stderr=True),
+        console=console,
         refresh_per_second=4,
         transient=True,
         # Standard output is the command's.
