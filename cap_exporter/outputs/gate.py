@@ -72,14 +72,15 @@ class Gate:
             if message["type"] == "http.response.body" and leave is not None:
                 leave()  # a page is whole; a stream goes on in small parts
 
-        request = Request(scope)
+        request = Request(scope, receive)
         refusal = self._refusal(request)
         if refusal is None and scope["path"] not in OPEN_PATHS:
             refusal = await self._stranger(request, config)
             if refusal is None:
                 try:
                     async with self._room.place() as leave:
-                        await self._app(scope, receive, answer)
+                        if not await request.is_disconnected():
+                            await self._app(scope, receive, answer)
                 except NoRoom:
                     refusal = PlainTextResponse(
                         "Others have not read their answers yet.\n", 503, _RETRY

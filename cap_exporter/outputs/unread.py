@@ -10,18 +10,21 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 #: Bytes that all clients of a listener together may leave unread before the next must wait.
-LIMIT = 32 << 20
+LIMIT = 16 << 20
 
 #: Answers that are being made at one time. Those count nowhere until they are written.
-_IN_THE_MAKING = 4
+_IN_THE_MAKING = 2
 
 #: How long a request waits for room, seconds: less than a scrape takes at most by default (10 s).
-PATIENCE = 5.0
+PATIENCE = 8.0
 
 #: While a request waits, who has not read its answer in this time is cut off, seconds.
 PRESSED = 3.0
 
 _LOOK = 0.05
+
+#: Requests that wait, those of clients that have gone among them.
+_WAITING = 256
 
 
 class NoRoom(Exception):
@@ -45,11 +48,15 @@ class Room:
         self._readers = readers
         self._making = asyncio.Semaphore(_IN_THE_MAKING)
         self._first_in_line = asyncio.Lock()
+        self._waiting = 0
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Callable[[], None]]:
         """Waits until an answer may be made; what is given ends that before the block does.
         Raises NoRoom."""
+        if self._waiting >= _WAITING:
+            raise NoRoom
+        self._waiting += 1
         try:
             async with asyncio.timeout(PATIENCE), self._first_in_line:
                 while self._making.locked() or self._unread() > LIMIT:
@@ -58,6 +65,8 @@ class Room:
                 await self._making.acquire()
         except TimeoutError as error:
             raise NoRoom from error
+        finally:
+            self._waiting -= 1
         done = False
 
         def leave() -> None:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
-from cap_exporter.outputs import http, unread
+from cap_exporter.outputs import http, routes, unread
+from cap_exporter.outputs.exposition import write_page
 from tests.e2e.served import Served, ask, connect, read_all, shrink
 
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -97,6 +99,37 @@ def test_many_honest_scrapes_beyond_the_bound_are_all_answered(
         answers = list(pool.map(lambda _: ask(served.metrics, "/metrics"), range(40)))
     assert {answer.status for answer in answers} == {200}
     assert held(served.metrics) == 0
+
+
+def test_nothing_is_made_for_who_has_gone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def write(*arguments: Any) -> Iterator[bytes]:
+        made.append(arguments)
+        return write_page(*arguments)
+
+    monkeypatch.setattr(routes, "write_page", write)
+    monkeypatch.setattr(unread, "PATIENCE", 5.0)
+    monkeypatch.setattr(unread, "LIMIT", -1)  # there is no room
+    with deaf(served.metrics, 20):
+        time.sleep(0.1)
+    monkeypatch.setattr(unread, "LIMIT", 1 << 20)
+    assert ask(served.metrics, "/metrics").status == 200
+    assert len(made) <= 2  # the first in line may have been let in before it was seen to go
+
+
+def test_the_line_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "_WAITING", 5)
+    monkeypatch.setattr(unread, "PATIENCE", 5.0)
+    monkeypatch.setattr(unread, "LIMIT", -1)
+    with deaf(served.metrics, 5):
+        time.sleep(0.1)
+        began = time.monotonic()
+        assert ask(served.metrics, "/metrics").status == 503
+        assert time.monotonic() - began < 1
+    monkeypatch.setattr(unread, "LIMIT", 1 << 20)
+    time.sleep(0.2)
+    assert ask(served.metrics, "/metrics").status == 200
 
 
 def test_streams_take_no_place_from_pages(served: Served) -> None:
