@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording of containers on a node that is busy for a minute, to be played to the page."""
+"""A recording of containers on a node that is busy for ten minutes, to be played to the page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _CGROUPS = {
 _BEGAN = 1_700_000_000.0
 
 
-def write_recording(path: Path, seconds: float = 60.0) -> Path:
+def write_recording(path: Path, seconds: float = 600.0) -> Path:
     """More denied checks and a new event each SPACING."""
     denied, using, quiet, hostile, long = _CGROUPS.values()
 
