@@ -54,6 +54,10 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
         Example("cap-exporter --config FILE doctor", "as `run` would be started"),
         Example("cap-exporter doctor --otlp-endpoint http://collector:4318", "and OTLP"),
     ),
+    "unload": (
+        Example("sudo cap-exporter unload", "what `run --pin` left in the default folder"),
+        Example("sudo cap-exporter unload --pin FOLDER", "in another one"),
+    ),
     "completion": (
         Example("cap-exporter completion bash > ~/.cap-exporter-complete", "once"),
         Example(". ~/.cap-exporter-complete", "in ~/.bashrc"),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from cap_exporter.capabilities import number_of
+from cap_exporter.capabilities import KNOWN, number_of
 from cap_exporter.config import parse_duration
 from cap_exporter.sources.events import EventSettings
 
@@ -128,6 +129,23 @@ class Capabilities(click.ParamType[Any]):
             except ValueError as error:
                 self.fail(str(error), param, ctx)
         return mask
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Of several with commas, the last one."""
+        before, comma, begun = incomplete.rpartition(",")
+        bare = begun.upper().removeprefix("CAP_")
+        names = [name.removeprefix("CAP_") for name in KNOWN]
+        full = "CAP_" if begun.upper().startswith("CAP_") else ""
+        return [
+            CompletionItem(f"{before}{comma}{full}{name}")
+            for name in names
+            if name.startswith(bare)
+        ]
 
 
 def event_options(function: F) -> F:

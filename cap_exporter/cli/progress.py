@@ -59,9 +59,7 @@ def elapsed(
                 (cell * (_CELLS - done), "dim"),
                 f" {duration(gone)} of {duration(seconds)}",
             )
-        return Text.assemble(
-            shown, f": {state()} (Ctrl-C ends it)", no_wrap=True, overflow="ellipsis"
-        )
+        return Text.assemble(shown, f": {state()}; Ctrl-C ends", no_wrap=True, overflow="ellipsis")
 
     with Live(
         get_renderable=line,

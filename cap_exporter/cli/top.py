@@ -13,6 +13,7 @@ import click
 
 from cap_exporter.cli import gather
 from cap_exporter.cli.client_options import client_options, no_answer
+from cap_exporter.cli.nearest import unknown_names
 from cap_exporter.cli.options import Duration, log_options, option, set_up_logging, source_options
 from cap_exporter.client import NoAnswer
 from cap_exporter.fleet.http_config import HttpConfig
@@ -100,7 +101,12 @@ def command(
             viewer.run(interval)
             return
         time.sleep(max(interval, feed.settles))
-        viewer.take(answer(feed))
+        last = answer(feed)
+        viewer.take(last)
         if not viewer.print():
-            click.echo("Nothing found.", err=True)
+            unknown = unknown_names(
+                last.profiles, namespace=namespace, workload=workload, pod=pod, container=container
+            )
+            nothing = "Nothing found: --all shows also what made no checks that mean something."
+            click.echo("\n".join(unknown) or nothing, err=True)
             sys.exit(1)
