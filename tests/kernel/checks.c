@@ -2,6 +2,8 @@
 /*
  * checks acct COUNT			COUNT checks of CAP_SYS_PACCT, one each
  * checks into CGROUP acct COUNT	the same in a child that clone3() makes inside CGROUP
+ * checks churn FOLDER COUNT		COUNT times: make a cgroup called like a container, one check of
+ *					CAP_SYS_BOOT by a child in it, remove it
  * checks memfd PATH ARG...		execute a copy of PATH that lies in a memfd
  * checks move PROCS_FILE ARG...	write own pid to PROCS_FILE, then act on ARG... in this process
  * checks setuid|setgid ID		change to this id, for good
@@ -9,6 +11,7 @@
  * checks serve UID			bind port 80, change group and user to UID, exit
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/sched.h>
@@ -21,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -50,6 +54,41 @@ static int into(const char *cgroup, int argc, char **argv)
 		_exit(act(argc, argv));
 	waitpid(pid, &status, 0);
 	return WEXITSTATUS(status);
+}
+
+static int churn(const char *folder, long count)
+{
+	char path[4096];
+	int fd, status;
+	long pid, n;
+
+	for (n = 0; n < count; n++) {
+		struct clone_args args = { .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD };
+
+		snprintf(path, sizeof(path), "%s/%05lx%07x%052lx", folder, n, getpid(), n);
+		if (mkdir(path, 0755) || (fd = open(path, O_RDONLY | O_DIRECTORY)) < 0) {
+			perror(path);
+			return 1;
+		}
+		args.cgroup = fd;
+		pid = syscall(SYS_clone3, &args, sizeof(args));
+		if (!pid) {
+			/* Without the magic numbers it does nothing, whoever asks. */
+			syscall(SYS_reboot, 0, 0, 0, NULL);
+			_exit(0);
+		}
+		if (pid < 0 || waitpid(pid, &status, 0) < 0) {
+			perror("clone3");
+			return 1;
+		}
+		close(fd);
+		while (rmdir(path))
+			if (errno != EBUSY) {
+				perror(path);
+				return 1;
+			}
+	}
+	return 0;
 }
 
 static int from_memfd(char **argv)
@@ -113,6 +152,8 @@ static int act(int argc, char **argv)
 		return acct_often(atol(argv[1]));
 	if (argc > 2 && !strcmp(argv[0], "into"))
 		return into(argv[1], argc - 2, argv + 2);
+	if (argc == 3 && !strcmp(argv[0], "churn"))
+		return churn(argv[1], atol(argv[2]));
 	if (argc > 1 && !strcmp(argv[0], "memfd"))
 		return from_memfd(argv + 1);
 	if (argc > 2 && !strcmp(argv[0], "move"))

@@ -143,6 +143,17 @@ def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
     assert len(hub.recent()) == KEPT
 
 
+def test_who_tells_much_pushes_out_none_of_another_s() -> None:
+    hub = EventHub()
+    slow = hub.join(lambda: None)
+    hub.publish({"container": "victim", "n": 0})
+    for number in range(1, 3 * KEPT):
+        hub.publish({"container": "attacker", "n": number})
+    for found in (hub.recent(), hub.join(lambda: None, after=0).take(), slow.take()):
+        numbers = [one.record["n"] for one in found]
+        assert numbers == [0, *range(2 * KEPT + 1, 3 * KEPT)]
+
+
 def test_readers_are_bounded() -> None:
     hub = EventHub()
     for _ in range(MAX_READERS):
