@@ -120,7 +120,12 @@ class Cluster:
         """Pods with the label, sorted."""
         from kubernetes import client
 
-        api: Any = client.CoreV1Api(client.ApiClient(self._configuration))
+        with client.ApiClient(self._configuration) as api:
+            return sorted(self._list(client.CoreV1Api(api)))
+
+    def _list(self, api: Any) -> list[ExporterPod]:
+        from kubernetes.client import ApiException
+
         where = self._where
         found: list[ExporterPod] = []
         more: dict[str, Any] = {}
@@ -139,7 +144,7 @@ class Cluster:
                     answer = api.list_namespaced_pod(where.namespace, **settings)
                 body = answer.data
                 if not 200 <= answer.status < 300:
-                    raise client.ApiException(status=answer.status, reason=_message(body))
+                    raise ApiException(status=answer.status, reason=_message(body))
                 document = json.loads(body)
                 found += [_exporter(one) for one in document.get("items") or ()]
                 token = (document.get("metadata") or {}).get("continue")
@@ -147,7 +152,7 @@ class Cluster:
                 # Whatever urllib3, ssl and credential plug-ins raise.
                 raise KubeError(self._why_no_list(error)) from error
             if not token:
-                return sorted(found)
+                return found
             more = {"_continue": token}
 
     def _why_no_list(self, error: Exception) -> str:
@@ -200,15 +205,15 @@ class Cluster:
         from kubernetes.stream import portforward
 
         port = self._where.port
-        # Each has its own: portforward() changes it.
-        api = client.CoreV1Api(client.ApiClient(self._configuration))
         try:
-            forward = portforward(
-                api.connect_get_namespaced_pod_portforward,
-                pod.name,
-                pod.namespace,
-                ports=str(port),
-            )
+            # Each has its own: portforward() changes it.
+            with client.ApiClient(self._configuration) as own:
+                forward = portforward(
+                    client.CoreV1Api(own).connect_get_namespaced_pod_portforward,
+                    pod.name,
+                    pod.namespace,
+                    ports=str(port),
+                )
         except client.ApiException as error:
             raise _Failed(_why_no_forward(error)) from error
         try:
@@ -219,7 +224,9 @@ class Cluster:
             raise _Failed(told or _words(error)) from error
         finally:
             forward.close()
-            # Else the package leaves it open where the other side closes first.
+            # Else the package leaves these open where the other side closes first.
+            for one in forward.local_ports.values():
+                one.python.close()
             forward.websocket.shutdown()
 
 
@@ -260,9 +267,10 @@ def _get_profiles(connected: Any, where: Where) -> dict[str, Any]:
     connected.settimeout(where.timeout)
     connection.sock = connected
     headers = {**where.headers, "Connection": "close"}
-    connection.request("GET", "/api/v1/profiles", headers=headers)
-    answer = connection.getresponse()
-    body = answer.read(_MOST_BYTES + 1)
+    with contextlib.closing(connection):
+        connection.request("GET", "/api/v1/profiles", headers=headers)
+        with connection.getresponse() as answer:
+            body = answer.read(_MOST_BYTES + 1)
     if answer.status == 401:
         raise _Failed("it wants a log-in (HTTP 401): --http-config names a file with basic_auth")
     if answer.status != 200:

@@ -22,6 +22,7 @@ from wsproto.events import (
     Ping,
     Request,
 )
+from wsproto.utilities import LocalProtocolError
 
 PROTOCOL = "v4.channel.k8s.io"
 _DATA, _ERROR = b"\0", b"\1"
@@ -62,11 +63,11 @@ class PortForward:
                 threading.Thread(target=self._to_client, args=arguments, daemon=True).start()
                 for data in self._from_client():
                     exporter.sendall(data)
-        except OSError as error:
+        except (OSError, LocalProtocolError) as error:
             self._failed(pod_port, error)
 
-    def _failed(self, pod_port: int, error: OSError) -> None:
-        with contextlib.suppress(OSError):  # the client may have gone
+    def _failed(self, pod_port: int, error: Exception) -> None:
+        with contextlib.suppress(OSError, LocalProtocolError):  # the client may have gone
             self._message(_ERROR + f"error forwarding port {pod_port} to pod x: {error}".encode())
             self._send(CloseConnection(code=1000))
 
@@ -87,5 +88,5 @@ class PortForward:
             while data := exporter.recv(65536):
                 self._message(_DATA + data)
             self._send(CloseConnection(code=1000))
-        except OSError as error:
+        except (OSError, LocalProtocolError) as error:
             self._failed(pod_port, error)
