@@ -17,6 +17,7 @@ from tests.e2e.played import write_recording
 from tests.e2e.test_top import CURSOR_SHOWN, Terminal
 from tests.ports import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s3cret"
 
 
@@ -46,6 +47,9 @@ def test_its_json_keeps_to_the_schema_and_says_that_counting_works(tmp_path: Pat
     assert found["counting"]["status"] != "failed"
     assert "ok" in {one["status"] for name, one in found.items() if name.startswith("attach.")}
     assert {"kernel", "btf", "events", "cgroups", "clock", "otlp", "bcc"} <= set(found)
+    documented = (ROOT / "docs/doctor.md").read_text()
+    for name in found:
+        assert f"`{name}`" in documented or f"`{name.split('.')[0]}.…`" in documented, name
     # As `run` would be started.
     assert str(port) in found["listen"]["title"]
 
