@@ -23,7 +23,7 @@ OBJECT := cap_exporter/_bpf/cap_checks.bpf.o
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h) $(shell find bpf/bcc-headers -name "*.h")
 CHECKED := $(wildcard cap_exporter tests benchmarks dashboards tools hatch_build.py)
 
-.PHONY: help build run test check bench lock format clean build-packages run-packages test-packages \
+.PHONY: help build run test check bench lock format man clean build-packages run-packages test-packages \
 	python-choice
 
 help: ## Say what there is
@@ -55,6 +55,10 @@ check: $(DONE)/dev $(OBJECT) ## Check style and types, and that the C compiles w
 format: $(DONE)/dev ## Rewrite the Python files in the style that check asks for
 	@$(BIN)/ruff check --fix $(CHECKED)
 	@$(BIN)/ruff format $(CHECKED)
+
+man: $(DONE)/project ## Make man/cap-exporter.1 from what the commands say
+	@$(BIN)/python tools/make_man.py
+	@echo 'man -l man/cap-exporter.1 shows it'
 
 bench: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Measure what counting costs (root)
 	@$(BIN)/python -m benchmarks $(ARGS)

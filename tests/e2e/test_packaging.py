@@ -70,6 +70,7 @@ def test_a_wheel_serves_every_machine_and_holds_an_object_for_each(wheel: Path) 
             assert b".debug_info" not in code
         names = archive.namelist()
     assert "cap_exporter/_bpf/cap_checks.h" in names
+    assert any(name.endswith("/share/man/man1/cap-exporter.1") for name in names)
     sources = {path.name for path in (ROOT / "bpf").glob("*.bcc.c")}
     assert sources <= {Path(name).name for name in names}
     assert not [name for name in names if name.startswith(("tests/", "tools/", "benchmarks/"))]
