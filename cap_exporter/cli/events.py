@@ -21,6 +21,7 @@ import click
 
 from cap_exporter import privileges
 from cap_exporter.cli.client_options import client_options, no_answer
+from cap_exporter.cli.nearest import unknown_names
 from cap_exporter.cli.options import (
     Capabilities,
     Duration,
@@ -32,7 +33,7 @@ from cap_exporter.cli.options import (
     source_options,
 )
 from cap_exporter.cli.progress import elapsed
-from cap_exporter.client import NoAnswer, follow_events
+from cap_exporter.client import NoAnswer, ask_exporter, follow_events
 from cap_exporter.fleet.http_config import HttpConfig
 from cap_exporter.outputs.event_record import line_of, record_of
 
@@ -92,6 +93,7 @@ def command(
     if duration is not None:
         records = _by_myself(duration, values)
     else:
+        _note_unknown(wanted, url, http_config)
         records = follow_events(url, recent, http_config)
     _end_with_the_pipe()
     shown = 0
@@ -115,6 +117,24 @@ def command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         pass
+
+
+def _note_unknown(
+    wanted: dict[str, tuple[str, ...]], url: str, http_config: HttpConfig | None
+) -> None:
+    """Names that the exporter does not know: mistyped, or still to come."""
+    asked = {
+        kind: [name for name in wanted[kind] if not set(name) & set("*?[")]
+        for kind in ("namespace", "pod", "container")
+    }
+    if not any(asked.values()):
+        return
+    try:
+        known = ask_exporter(url, http_config)["containers"]
+    except NoAnswer:
+        return  # which following the events says better
+    for unknown in unknown_names(known, **asked):
+        click.echo(f"{unknown} Waiting for it.", err=True)
 
 
 def _end_with_the_pipe() -> None:

@@ -154,6 +154,19 @@ def test_a_mistake_is_answered_with_the_next_step(
         assert word in text, said
 
 
+def test_events_wait_for_a_name_that_may_still_come_and_say_so(place: Place) -> None:
+    line = place.fill("events --url {url} --pod ap-1 --pod web-*").split()
+    with subprocess.Popen([COMMAND, *line], stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        try:
+            said = waiting.stderr.readline()
+            assert waiting.poll() is None
+        finally:
+            waiting.kill()
+    assert "no pod 'ap-1'; did you mean api-1?" in said
+    assert said.endswith("Waiting for it.\n")
+
+
 COUNTING = [
     "run --listen 127.0.0.1:0 --page-listen 127.0.0.1:0",
     "profile --for 1s",
