@@ -27,6 +27,9 @@ HIGH_RISK = (
     "MAC_ADMIN|MAC_OVERRIDE)"
 )
 
+#: With a separator for thousands, and all digits.
+COUNT = "locale"
+
 #: Blue and orange are told apart by everybody; red and green are not.
 ALLOWED_COLOR, DENIED_COLOR = "blue", "orange"
 
@@ -57,11 +60,14 @@ def thresholds(*steps: tuple[float | None, str]) -> Json:
 def panel(kind: str, title: str, description: str, targets: list[Json], **more: Any) -> Json:
     defaults: Json = {
         "unit": more.pop("unit", "short"),
-        "noValue": more.pop("empty", "none"),
+        "noValue": more.pop("empty", "nothing yet"),
         "thresholds": more.pop("thresholds", thresholds((None, "text"))),
         "color": more.pop("color", {"mode": "palette-classic"}),
         "custom": more.pop("custom", {}),
     }
+    if defaults["unit"] == COUNT:
+        # increase() gives fractions.
+        more.setdefault("decimals", 0)
     for key in ("min", "max", "decimals"):
         if key in more:
             defaults[key] = more.pop(key)
@@ -88,7 +94,15 @@ def stat(title: str, description: str, expr: str, **more: Any) -> Json:
     return panel("stat", title, description, [target(expr)], options=options, **more)
 
 
-def series(title: str, description: str, *targets: Json, stack: bool = False, **more: Any) -> Json:
+def series(
+    title: str,
+    description: str,
+    *targets: Json,
+    stack: bool = False,
+    legend: str = "right",
+    **more: Any,
+) -> Json:
+    """legend: right of it; or at the bottom, where names are long."""
     custom = {
         "fillOpacity": 10,
         "lineWidth": 1,
@@ -99,13 +113,15 @@ def series(title: str, description: str, *targets: Json, stack: bool = False, **
     options = {
         "legend": {
             "displayMode": "table",
-            "placement": "right",
+            "placement": legend,
             "calcs": ["lastNotNull", "max"],
             "showLegend": True,
         },
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     more.setdefault("min", 0)
+    # A capability has the same colour in every panel.
+    more.setdefault("color", {"mode": "palette-classic-by-name"})
     return panel(
         "timeseries",
         title,
@@ -119,19 +135,26 @@ def series(title: str, description: str, *targets: Json, stack: bool = False, **
 
 
 def table(
-    title: str, description: str, expr: str, columns: dict[str, str], value: str, **more: Any
+    title: str,
+    description: str,
+    expr: str,
+    columns: dict[str, str],
+    value: str | None = None,
+    **more: Any,
 ) -> Json:
-    """columns: label → heading, in their order. value: the heading of the number."""
-    renames = {**columns, "Value": value}
+    """columns: label → heading, in their order. value: the heading of the number; None: it is
+    always 1 and not shown, the last column sorts."""
+    renames = {**columns, **({"Value": value} if value else {})}
     keep = set(renames)
-    hidden = ["Time", "cluster", "__name__", "verdict", "instance", "job"]
+    hidden = ["Time", "Value", "cluster", "__name__", "verdict", "instance", "job"]
+    sort = {"displayName": value or [*columns.values()][-1], "desc": bool(value)}
     more.setdefault("custom", {"align": "auto", "filterable": True})
     return panel(
         "table",
         title,
         description,
         [target(expr, instant=True)],
-        options={"showHeader": True, "sortBy": [{"displayName": value, "desc": True}]},
+        options={"showHeader": True, "sortBy": [sort]},
         transformations=[
             {
                 "id": "organize",
@@ -245,7 +268,7 @@ def headed(*labels: str) -> dict[str, str]:
     return {label: _LABELS[label] for label in labels}
 
 
-def last_hour(title: str, description: str, selector: str) -> Json:
+def last_hour(title: str, description: str, selector: str, empty: str) -> Json:
     """Checks of the last hour by workload and capability; the workload leads to its dashboard."""
     by = ("namespace", "workload_kind", "workload", "container", "capability")
     return table(
@@ -254,7 +277,8 @@ def last_hour(title: str, description: str, selector: str) -> Json:
         f"sum by ({', '.join(by)}) (sum_over_time({CHECKS}{{{selector}}}[1h:5m])) > 0",
         headed(*by),
         "Checks",
-        decimals=0,
+        unit=COUNT,
+        empty=empty,
         overrides=[link("Workload", "Open the workload", WORKLOAD_URL)],
     )
 
@@ -330,7 +354,7 @@ def overview() -> Json:
                             "no set-up by the container runtime.",
                             f'sum({CHECKS}{{{where}, verdict="denied"}})',
                             empty="0",
-                            decimals=0,
+                            unit=COUNT,
                             thresholds=thresholds((None, "text"), (1, DENIED_COLOR)),
                         ),
                         5,
@@ -349,7 +373,7 @@ def overview() -> Json:
                     ),
                     (
                         stat(
-                            "Workloads that use high-risk capabilities",
+                            "Workloads with high-risk use",
                             "In the last 5 minutes: SYS_ADMIN, SYS_MODULE, SYS_PTRACE, SYS_RAWIO, "
                             "SYS_BOOT, DAC_READ_SEARCH, BPF, PERFMON, MAC_ADMIN, MAC_OVERRIDE.",
                             f"count(count by ({by}) ({CHECKS}{{{risky}}} > 0))",
@@ -361,7 +385,7 @@ def overview() -> Json:
                     ),
                     (
                         stat(
-                            "Granted and unused",
+                            "Granted and unused, last day",
                             "Of the capabilities that workloads hold, the part that none of their "
                             "containers used in the last day.",
                             f'1 - count({HELD}{{{where}, workload!=""}} '
@@ -373,6 +397,7 @@ def overview() -> Json:
                             decimals=0,
                             min=0,
                             max=1,
+                            empty="unknown",
                         ),
                         5,
                         4,
@@ -398,6 +423,7 @@ def overview() -> Json:
                             "Denied, last hour",
                             "Every workload and capability that was refused in the last hour.",
                             f'{where}, verdict="denied"',
+                            "nothing was denied",
                         ),
                         12,
                         9,
@@ -405,13 +431,15 @@ def overview() -> Json:
                     (
                         series(
                             "Denied checks by workload",
-                            "A second, the ten highest.",
+                            "In five minutes, the ten highest at each time.",
                             target(
                                 f"topk(10, sum by (namespace, workload, container, capability) ({CHECKS}"
-                                f'{{{where}, verdict="denied"}}) / 300)',
+                                f'{{{where}, verdict="denied"}}))',
                                 "{{namespace}}/{{workload}} {{container}} {{capability}}",
                             ),
-                            unit="ops",
+                            unit=COUNT,
+                            legend="bottom",
+                            empty="nothing was denied",
                         ),
                         12,
                         9,
@@ -424,14 +452,15 @@ def overview() -> Json:
                     (
                         series(
                             "Allowed checks by capability",
-                            "A second, the ten highest.",
+                            "In five minutes, the ten highest at each time.",
                             target(
                                 f"topk(10, sum by (capability) ({CHECKS}"
-                                f'{{{where}, verdict="allowed"}}) / 300)',
+                                f'{{{where}, verdict="allowed"}}))',
                                 "{{capability}}",
                             ),
-                            unit="ops",
+                            unit=COUNT,
                             stack=True,
+                            empty="no capability was used",
                         ),
                         12,
                         9,
@@ -442,6 +471,7 @@ def overview() -> Json:
                             "Workloads that used one of the capabilities that reach beyond their "
                             "container.",
                             risky,
+                            "no high-risk capability was used",
                         ),
                         12,
                         9,
@@ -449,17 +479,18 @@ def overview() -> Json:
                     (
                         series(
                             "Background checks by reason",
-                            "A second. What says nothing about what workloads need: setup (the "
+                            "In five minutes. What says nothing about what workloads need: setup (the "
                             "container runtime), noaudit (the kernel only probed), override "
                             "(overlayfs and its like), other, alternative, unclassified.",
                             target(
-                                "sum by (reason) (namespace_container_reason:"
+                                "300 * sum by (reason) (namespace_container_reason:"
                                 "capability_background_checks:rate5m"
                                 '{cluster=~"$cluster", namespace=~"$namespace"})',
                                 "{{reason}}",
                             ),
-                            unit="ops",
+                            unit=COUNT,
                             stack=True,
+                            empty="no checks",
                         ),
                         24,
                         8,
@@ -494,10 +525,12 @@ def workload() -> Json:
                         table(
                             "Used, last day",
                             "Capabilities that it was granted when it asked: these it needs.",
-                            f"sum by ({group}) ({used}{{{where}}})",
+                            f"sum by ({group}) (sum_over_time({CHECKS}{{"
+                            f'{where}, verdict="allowed"}}[1d:5m])) > 0',
                             names,
-                            "Used",
-                            custom={"align": "auto", "filterable": True},
+                            "Checks",
+                            unit=COUNT,
+                            empty="no capability was used",
                         ),
                         8,
                         10,
@@ -509,7 +542,6 @@ def workload() -> Json:
                             "tells enough. `cap-exporter advise` says how sure that is.",
                             f"sum by ({group}) ({HELD}{{{where}}} unless {on} {used})",
                             names,
-                            "Held",
                         ),
                         8,
                         10,
@@ -523,7 +555,8 @@ def workload() -> Json:
                             f'{where}, verdict="denied"}}[1d:5m])) > 0',
                             names,
                             "Checks",
-                            decimals=0,
+                            unit=COUNT,
+                            empty="nothing was denied",
                         ),
                         8,
                         10,
@@ -536,13 +569,14 @@ def workload() -> Json:
                     (
                         series(
                             "Denied checks",
-                            "A second, by capability.",
+                            "In five minutes, by container and capability.",
                             target(
                                 "sum by (container, capability) "
-                                f'({CHECKS}{{{where}, verdict="denied"}}) / 300',
+                                f'({CHECKS}{{{where}, verdict="denied"}})',
                                 "{{container}} {{capability}}",
                             ),
-                            unit="ops",
+                            unit=COUNT,
+                            empty="nothing was denied",
                         ),
                         12,
                         9,
@@ -550,13 +584,14 @@ def workload() -> Json:
                     (
                         series(
                             "Allowed checks",
-                            "A second, by capability.",
+                            "In five minutes, by container and capability.",
                             target(
                                 "sum by (container, capability) "
-                                f'({CHECKS}{{{where}, verdict="allowed"}}) / 300',
+                                f'({CHECKS}{{{where}, verdict="allowed"}})',
                                 "{{container}} {{capability}}",
                             ),
-                            unit="ops",
+                            unit=COUNT,
+                            empty="no capability was used",
                         ),
                         12,
                         9,
@@ -564,16 +599,15 @@ def workload() -> Json:
                     (
                         series(
                             "Allowed and denied",
-                            "A second, all capabilities together.",
-                            target(f'sum({CHECKS}{{{where}, verdict="allowed"}}) / 300', "allowed"),
-                            target(
-                                f'sum({CHECKS}{{{where}, verdict="denied"}}) / 300', "denied", "B"
-                            ),
-                            unit="ops",
+                            "In five minutes, all capabilities together.",
+                            target(f'sum({CHECKS}{{{where}, verdict="allowed"}})', "allowed"),
+                            target(f'sum({CHECKS}{{{where}, verdict="denied"}})', "denied", "B"),
+                            unit=COUNT,
                             overrides=[
                                 color_of("allowed", ALLOWED_COLOR),
                                 color_of("denied", DENIED_COLOR),
                             ],
+                            empty="no checks",
                         ),
                         12,
                         8,
@@ -581,17 +615,18 @@ def workload() -> Json:
                     (
                         series(
                             "Background checks by reason",
-                            "A second: set-up by the runtime and probing by the kernel, which say "
+                            "In five minutes: set-up by the runtime and probing by the kernel, which say "
                             "nothing about what the workload needs.",
                             target(
-                                "sum by (reason) (namespace_container_reason:"
+                                "300 * sum by (reason) (namespace_container_reason:"
                                 "capability_background_checks:rate5m"
                                 '{cluster=~"$cluster", namespace=~"$namespace", '
                                 'container=~"$container"})',
                                 "{{reason}}",
                             ),
-                            unit="ops",
+                            unit=COUNT,
                             stack=True,
+                            empty="no checks",
                         ),
                         12,
                         8,
@@ -616,7 +651,6 @@ def workload() -> Json:
                                 "image",
                                 "runtime",
                             ),
-                            "Here",
                         ),
                         24,
                         8,
@@ -644,8 +678,7 @@ def health() -> Json:
                             "How each is attached to its kernel; docs/kernels.md says what each way "
                             "can miss.",
                             f"max by (instance, source, attach) (cap_exporter_source_info{{{where}}})",
-                            {"instance": "Instance", "source": "Source", "attach": "Attach"},
-                            "Attached",
+                            {"source": "Source", "attach": "Attach", "instance": "Instance"},
                         ),
                         12,
                         7,
@@ -657,7 +690,7 @@ def health() -> Json:
                             "by these.",
                             f"sum(increase(cap_exporter_missed_checks_total{{{where}}}[1h]))",
                             empty="0",
-                            decimals=0,
+                            unit=COUNT,
                             thresholds=thresholds((None, "text"), (1, DENIED_COLOR)),
                         ),
                         4,
@@ -670,7 +703,7 @@ def health() -> Json:
                             "names are missing.",
                             f"sum(increase(cap_exporter_overflow_checks_total{{{where}}}[1h]))",
                             empty="0",
-                            decimals=0,
+                            unit=COUNT,
                             thresholds=thresholds((None, "text"), (1, DENIED_COLOR)),
                         ),
                         4,
@@ -695,6 +728,7 @@ def health() -> Json:
                                 f"sum by (instance) (cap_exporter_unresolved_cgroups{{{where}}})",
                                 "{{instance}}",
                             ),
+                            empty="no exporter answers",
                         ),
                         12,
                         7,
@@ -702,14 +736,14 @@ def health() -> Json:
                     (
                         series(
                             "Events by outcome",
-                            "A second. full: lost, the ring had no room. limited: beyond a cgroup's "
-                            "rate. Checks are counted in any case.",
+                            "In five minutes. full: lost, the ring had no room. limited: beyond a "
+                            "cgroup's rate. Checks are counted in any case.",
                             target(
                                 "sum by (outcome) "
-                                f"(rate(cap_exporter_events_total{{{where}}}[$__rate_interval]))",
+                                f"(increase(cap_exporter_events_total{{{where}}}[5m]))",
                                 "{{outcome}}",
                             ),
-                            unit="ops",
+                            unit=COUNT,
                         ),
                         12,
                         7,
@@ -753,13 +787,14 @@ def health() -> Json:
                     (
                         series(
                             "CPU",
-                            "Cores that the exporters' processes use.",
+                            "Part of one core that each exporter's process uses.",
                             target(
                                 "sum by (instance) (rate(process_cpu_seconds_total"
                                 f"{{{where}}}[$__rate_interval]) and on (cluster, instance) "
                                 "cap_exporter_build_info)",
                                 "{{instance}}",
                             ),
+                            unit="percentunit",
                         ),
                         12,
                         7,
@@ -789,6 +824,7 @@ def health() -> Json:
                                 "failed: {{reason}}",
                                 "B",
                             ),
+                            empty="no watch of pods",
                         ),
                         24,
                         7,

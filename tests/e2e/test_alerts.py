@@ -34,7 +34,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: Empty in the demo: nothing of the kind happens, and the panels have a text for that.
 EMPTY = {
     "High-risk capabilities in use, last hour",
-    "Workloads that use high-risk capabilities",
+    "Workloads with high-risk use",
     "Out of step with the API",
 }
 

@@ -4,16 +4,21 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.e2e.prometheus import Prometheus
+from tools.drawing import panels as drawn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = sorted((ROOT / "dashboards").glob("*.json"))
@@ -118,3 +123,14 @@ def test_every_query_is_valid(document: dict[str, Any], tmp_path: Path) -> None:
         ["promtool", "check", "rules", path], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.needs("prometheus")
+def test_without_data_every_panel_says_what_is_not_there(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    with Prometheus(tmp_path, []) as prometheus:
+        page = drawn.page(document, drawn.Server(prometheus.url, time.time(), {}), {})
+    for panel in panels(document):
+        shown = page.partition(f">{html.escape(panel['title'])}</h3>")[2].partition("</section>")[0]
+        assert f">{panel['fieldConfig']['defaults']['noValue']}<" in shown, panel["title"]
