@@ -82,7 +82,7 @@ def command(
         chosen = [one for one in chosen if one["container"].endswith(".service")]
     elif not container:
         # Units and the host are not what a securityContext is about.
-        chosen = [one for one in chosen if one["container_id"] or one["pod"]]
+        chosen = [one for one in chosen if one["container_id"] or one["pod"] or one["workload"]]
     merged = [{**one, "unanswered": unanswered} for one in by_workload(chosen)]
     if check is not None:
         if unanswered:

@@ -5,13 +5,14 @@ was seen, what pods declare) is null in it."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cap_exporter.capabilities import KNOWN
 from cap_exporter.fleet.counting import Growth, Target, Walk, one_of, quoted, target_of
-from cap_exporter.fleet.prometheus import Prometheus, PrometheusError
+from cap_exporter.fleet.prometheus import Prometheus, PrometheusError, TooBig
 from cap_exporter.labels import HELPER, OVERFLOW
 from cap_exporter.profiles.profile import utc
 
@@ -38,6 +39,9 @@ class Place(NamedTuple):
     namespace: str
     pod: str
     container: str
+    workload_kind: str = ""
+    workload: str = ""
+    """Only where series have no pod (`run --labels`): then these tell containers apart."""
 
 
 class Counted(NamedTuple):
@@ -150,9 +154,11 @@ class _Profiles:
             if place in self._accounts:
                 self._accounts[place].running = True
                 self._accounts[place].last = walk.until
-        for labels in walk.present(INIT, *self._by_name()):
-            self._knows_init = True
-            self._init.add(_place(labels))
+        # Of all pods' where no name is asked for: better without than not at all.
+        with contextlib.suppress(TooBig):
+            for labels in walk.present(INIT, *self._by_name()):
+                self._knows_init = True
+                self._init.add(_place(labels))
 
     def _by_name(self) -> Iterator[str]:
         if self._wanted.namespaces:
@@ -169,7 +175,7 @@ class _Profiles:
                 for place, account in self._accounts.items()
                 if _is_of(place, account, self._wanted.workloads)
             }
-            if len(pods) <= _MOST_PODS:
+            if "" not in pods and len(pods) <= _MOST_PODS:
                 found.append(one_of("pod", sorted(pods)))
         return found
 
@@ -229,10 +235,9 @@ class _Profiles:
             "namespace": place.namespace,
             "pod": place.pod,
             "container": place.container,
-            **{
-                name: info.get(name, "")
-                for name in ("cgroup", "workload_kind", "workload", "image", "runtime")
-            },
+            **{name: info.get(name, "") for name in ("cgroup", "image", "runtime")},
+            "workload_kind": place.workload_kind or info.get("workload_kind", ""),
+            "workload": place.workload or info.get("workload", ""),
             "kind": "init" if place in self._init else "container",
             "used": parts.get("used", {}),
             "denied": parts.get("denied", {}),
@@ -258,7 +263,9 @@ class _Profiles:
 
     def warnings(self) -> Iterator[str]:
         if self._carried:
-            names = ", ".join("/".join(filter(None, place)) for place in sorted(self._carried)[:3])
+            names = ", ".join(
+                "/".join(filter(None, place[:3])) for place in sorted(self._carried)[:3]
+            )
             more = f" and {len(self._carried) - 3} more" if len(self._carried) > 3 else ""
             yield (
                 f"counts of {names}{more} may be older than the window: their exporter ran before "
@@ -272,7 +279,8 @@ class _Profiles:
 
 
 def _place(labels: dict[str, str]) -> Place:
-    return Place(*(labels.get(name, "") for name in Place._fields))
+    names = Place._fields[: 3 if labels.get("pod") else 5]
+    return Place(*(labels.get(name, "") for name in names))
 
 
 def _is_of(place: Place, account: _Account, workloads: Iterable[str]) -> bool:

@@ -129,6 +129,7 @@ class Prometheus:
             redirect=False,
             retries=urllib3.Retry(
                 2,
+                connect=0,
                 read=0,
                 status_forcelist=(429, 502),
                 backoff_factor=0.3,

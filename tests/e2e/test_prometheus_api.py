@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -136,6 +137,7 @@ def test_nobody_there() -> None:
     assert done.returncode == 1
     assert "Connection refused" in done.stderr
     assert "object at" not in done.stderr
+    assert "Retrying" not in done.stderr
 
 
 @pytest.mark.parametrize("url", ["prometheus:9090", "ftp://x", "http://"])
@@ -217,49 +219,90 @@ class TestTls:
         assert "unknown key tls_confg; did you mean tls_config?" in done.stderr
 
 
+POD = 'namespace="n",pod="p",container="c"'
+WORKLOAD = 'workload_kind="Job",workload="w"'
+TARGET = 'job="j",instance="i"'
+
+
 @pytest.mark.needs("prometheus", "promtool")
 class TestLabels:
-    def stored(self, folder: Path, more: str) -> None:
-        """One container that used one capability 5 times; its series have these labels too."""
+    def stored(
+        self,
+        folder: Path,
+        *targets: str,
+        own: str = POD,
+        info: str = f"{POD},{WORKLOAD}",
+        overflow: int = 0,
+    ) -> None:
+        """One container that used one capability 5 times, as these targets show it. own: its
+        labels. overflow: checks that had no room."""
         now = int(time.time())
-        names = 'namespace="n",pod="p",container="c"'
+        check = 'capability="CAP_KILL",verdict="allowed",user_namespace="init"'
         families = {
             "process_start_time_seconds": ("", now - 3000),
             "cap_exporter_build_info": ('version="1"', 1),
-            "capability_container_info": (f'{names},workload_kind="Job",workload="w"', 1),
-            "capability_checks_total": (
-                f'{names},capability="CAP_KILL",verdict="allowed",user_namespace="init"',
-                5,
-            ),
+            "capability_container_info": (info, 1),
+            "capability_checks_total": (f"{own},{check}", 5),
+            "kube_pod_init_container_info": ('namespace="n",pod="p",container="first"', 1),
         }
         text = ""
         for name, (labels, value) in families.items():
             kind = "counter" if name.endswith("_total") else "gauge"
             text += f"# TYPE {name.removesuffix('_total')} {kind}\n"
-            for line in more.split("\n"):
-                for age in (120, 60, 0):
-                    found = line if name.startswith("capability") else line.split(";")[0]
-                    joined = ",".join(filter(None, (labels, found.replace(";", ","))))
-                    text += f"{name}{{{joined}}} {value} {now - age}\n"
+            for target in targets:
+                joined = ",".join(filter(None, (labels, target)))
+                text += "".join(f"{name}{{{joined}}} {value} {now - age}\n" for age in (120, 60, 0))
+        if overflow:
+            names = f'namespace="",pod="",container="(overflow)",{check},{targets[0]}'
+            text = text.replace(
+                "# TYPE kube", f"capability_checks_total{{{names}}} {overflow} {now}\n# TYPE kube"
+            )
         make_blocks(folder, text)
 
+    def advice(self, folder: Path) -> dict[str, Any]:
+        with Prometheus(folder, [], interval="1h") as server:
+            done = advise("--prometheus", server.url, "-ojson", "--since=1h")
+        assert (done.returncode, done.stderr) == (0, "")
+        (one,) = json.loads(done.stdout)["advice"]
+        assert one["needed"][0]["checks"] == 5
+        assert (one["namespace"], one["workload_kind"], one["workload"]) == ("n", "Job", "w")
+        return {**one}
+
+    def test_init_containers_are_told_by_kube_state_metrics(self, tmp_path: Path) -> None:
+        names = POD.replace('"c"', '"first"')
+        self.stored(tmp_path, TARGET, own=names, info=f"{names},{WORKLOAD}")
+        assert self.advice(tmp_path)["kind"] == "init"
+
+    def test_workloads_instead_of_pods(self, tmp_path: Path) -> None:
+        names = f'namespace="n",container="c",{WORKLOAD}'
+        self.stored(tmp_path, TARGET, own=names, info=names)
+        one = self.advice(tmp_path)
+        assert (one["kind"], one["pods"]) == ("container", [])
+
+    def test_what_had_no_room_makes_it_unsure(self, tmp_path: Path) -> None:
+        self.stored(tmp_path, TARGET, overflow=3)
+        with Prometheus(tmp_path, [], interval="1h") as server:
+            for more in ("--since=1h", "--workload=n/job/w", "-nn"):
+                done = advise("--prometheus", server.url, "-ojson", more)
+                (one,) = json.loads(done.stdout)["advice"]
+                reasons = one["confidence"]["reasons"]
+                assert any("(overflow)" in reason for reason in reasons), more
+
     def test_two_prometheus_that_scrape_the_same_count_once(self, tmp_path: Path) -> None:
-        self.stored(
-            tmp_path,
-            'job="j",instance="i",prometheus_replica="a"\njob="j",instance="i",prometheus_replica="b"',
-        )
+        self.stored(tmp_path, *(f'{TARGET},prometheus_replica="{name}"' for name in "ab"))
         with Prometheus(tmp_path, [], interval="1h") as server:
             done = advise("--prometheus", server.url, "-ojson", "--since=1h")
             (one,) = json.loads(done.stdout)["advice"]
             assert one["needed"][0]["checks"] == 5
             match = 'prometheus_replica="a"'
             arguments = ("--prometheus", server.url, "-ojson", "--since=1h", "--prometheus-match")
-            assert json.loads(advise(*arguments, match).stdout) == json.loads(done.stdout)
+            (other,) = json.loads(advise(*arguments, match).stdout)["advice"]
+            assert other["needed"] == one["needed"]
             done = advise(*arguments, 'cluster="none"')
             assert "is cap-exporter scraped" in done.stderr
 
     def test_without_honor_labels_it_says_so(self, tmp_path: Path) -> None:
-        self.stored(tmp_path, 'job="j",instance="i";exported_container="c"')
+        self.stored(tmp_path, TARGET, info=f'{POD},exported_container="c"')
         with Prometheus(tmp_path, [], interval="1h") as server:
             done = advise("--prometheus", server.url, "--since=1h")
         assert done.returncode == 1
