@@ -66,13 +66,15 @@ class Counting:
         title = "bcc source"
         place = next((p for p in DIST_PACKAGES if (p / "bcc" / "libbcc.py").is_file()), None)
         # What would be used is worth the time that compiling takes.
-        needed = wanted.source == "bcc" or not (self._usable or self._lossy)
+        needed = wanted.source == "bcc" or (
+            wanted.source == "auto" and not (self._usable or self._lossy)
+        )
         if not place:
             yield Finding(
                 "bcc",
                 title,
                 Status.FAILED if wanted.source == "bcc" else Status.INFO,
-                "not installed" + ("" if needed else "; not needed, libbpf works"),
+                "not installed" + ("" if needed else "; not needed"),
                 *(
                     ("Debian, Ubuntu: python3-bpfcc (PyPI's bcc is another thing)", _INSTALL_BCC)
                     if needed
@@ -94,13 +96,15 @@ class Counting:
         btf = Path("/sys/kernel/btf/vmlinux").exists()
         problem = "" if btf else why_no_headers(Path("/lib/modules") / platform.release())
         if problem:
-            yield Finding("bcc", title, Status.LIMITED, f"BCC is in {place}, but {problem}")
+            yield Finding(
+                "bcc", title, Status.INFO, f"BCC is in {place}, but {problem}; not needed"
+            )
         else:
             yield Finding(
                 "bcc",
                 title,
                 Status.INFO,
-                f"BCC is in {place}, not tried: libbpf works",
+                f"BCC is in {place}; not needed, so not tried",
                 "to try it too:",
                 "cap-exporter doctor --deep",
             )
@@ -108,15 +112,17 @@ class Counting:
     def _compile(self, wanted: Wanted, title: str) -> Finding:
         from cap_exporter.sources.bcc import BccSource
 
-        attach = wanted.attach if wanted.source == "bcc" else None
         source = BccSource(
-            discover(cgroup_root=wanted.cgroup_root), attach=attach, btf=wanted.btf, slots=_SLOTS
+            discover(cgroup_root=wanted.cgroup_root),
+            attach=wanted.attach,
+            btf=wanted.btf,
+            slots=_SLOTS,
         )
         try:
             info = source.open()
             source.drain()
         except SourceError as error:
-            return Finding("bcc", title, Status.LIMITED, str(error), "")
+            return Finding("bcc", title, Status.LIMITED, str(error), _WHAT_IT_TAKES)
         finally:
             source.close()
         self._bcc_works = True
@@ -137,7 +143,7 @@ class Counting:
                 f"cannot be tried: {' and '.join(missing)} missing",
                 *rights.how_to_get(),
             )
-        elif self._bcc_works and (wanted.source == "bcc" or not self._lossy):
+        elif self._bcc_works and not self._lossy and wanted.source != "libbpf":
             yield Finding(VERDICT, title, Status.OK, "works: bcc")
         elif self._lossy:
             yield Finding(
@@ -157,6 +163,8 @@ class Counting:
                 "the reasons are above: mend one of them",
             )
 
+
+_WHAT_IT_TAKES: Final = "docs/kernels.md says what each way takes, and what to choose"
 
 _INSTALL_BCC: Final = "apt-get install python3-bpfcc"
 
@@ -190,15 +198,18 @@ class _Way:
                 source.drain()
             except SourceError as error:
                 reason = str(error).partition(":\n")[2].strip().removeprefix(f"{self._name}: ")
-                forced = wanted.attach is not None
-                status = Status.INFO if not first and not forced else Status.LIMITED
-                yield Finding(slug, title, status, reason or str(error))
+                if wanted.attach is None:
+                    # Others may work: the verdict tells.
+                    yield Finding(slug, title, Status.INFO, reason or str(error))
+                else:
+                    remedy = "without --attach the first way that works is taken"
+                    yield Finding(slug, title, Status.FAILED, reason or str(error), remedy)
                 return
             finally:
                 source.close()
         if source.lossy:
             self._lossy.append(self._name)
-            yield Finding(slug, title, Status.LIMITED, f"works, but {source.lossy}")
+            yield Finding(slug, title, Status.LIMITED, f"works, but {source.lossy}", _WHAT_IT_TAKES)
         else:
             self._usable.append(self._name)
             yield Finding(

@@ -50,8 +50,25 @@ def test_its_json_keeps_to_the_schema_and_says_that_counting_works(tmp_path: Pat
     documented = (ROOT / "docs/doctor.md").read_text()
     for name in found:
         assert f"`{name}`" in documented or f"`{name.split('.')[0]}.…`" in documented, name
+    for one in said["findings"]:
+        assert one["status"] in ("ok", "info") or one["remedy"] or one["command"], one
     # As `run` would be started.
     assert str(port) in found["listen"]["title"]
+
+
+@pytest.mark.kernel
+def test_what_run_could_not_do_with_these_options_fails(tmp_path: Path) -> None:
+    """BTF that is none: each way is refused."""
+    path = tmp_path / "not.btf"
+    path.write_text("none")
+    done = doctor("doctor", "--source=libbpf", f"--btf={path}", "-o", "json")
+    assert done.returncode == 3
+    said = json.loads(done.stdout)
+    found = {one["name"]: one for one in said["findings"]}
+    assert said["works"] is False
+    assert found["counting"]["status"] == "failed"
+    assert str(path) in found["attach.tp_btf"]["detail"]
+    assert str(path) in found["btf"]["detail"]
 
 
 def test_it_knows_an_exporter_that_runs_already(tmp_path: Path) -> None:

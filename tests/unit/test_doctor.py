@@ -42,7 +42,7 @@ def findings(*checks: Check, **wanted: object) -> dict[str, Finding]:
         assert one.detail
         assert SECRET not in repr(one)
         # What is wrong has a way out.
-        assert one.status is not Status.FAILED or one.remedy or one.command, one
+        assert one.status in (Status.OK, Status.INFO) or one.remedy or one.command, one
     return {one.name: one for one in found}
 
 
@@ -120,8 +120,9 @@ def test_an_engine_s_socket_that_nobody_serves_is_told(tmp_path: Path) -> None:
     assert "refused" in found.detail
 
 
-def test_a_way_that_the_kernel_refuses_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without capabilities nothing is tried, and the verdict is no."""
+def test_without_capabilities_nothing_is_tried_and_the_verdict_is_no(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("cap_exporter.sources.diagnosis.effective_capabilities", lambda: 0)
     found = findings(*Counting(Wanted(environ={})).checks())
     assert found["attach.tp_btf"].detail.startswith("not tried")
