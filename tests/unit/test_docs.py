@@ -14,15 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
 
 
-def test_the_configuration_reference_is_up_to_date() -> None:
+@pytest.mark.parametrize("tool", ["make_docs.py", "make_man.py"])
+def test_what_is_made_from_the_program_is_up_to_date(tool: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "tools/make_docs.py", "--check"],
+        [sys.executable, ROOT / "tools" / tool, "--check"],
         capture_output=True,
         text=True,
         check=False,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )
-    assert done.returncode == 0, f"run tools/make_docs.py: {done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"run tools/{tool}: {done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
