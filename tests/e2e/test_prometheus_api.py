@@ -288,6 +288,13 @@ class TestLabels:
                 reasons = one["confidence"]["reasons"]
                 assert any("(overflow)" in reason for reason in reasons), more
 
+    def test_counts_that_may_be_older_than_the_window_are_named(self, tmp_path: Path) -> None:
+        self.stored(tmp_path, TARGET)
+        with Prometheus(tmp_path, [], interval="1h") as server:
+            done = advise("--prometheus", server.url, "-ojson", "--since=10m")
+        assert "counts of n/p/c may be older than the window" in done.stderr
+        assert json.loads(done.stdout)["advice"][0]["needed"][0]["checks"] == 5
+
     def test_two_prometheus_that_scrape_the_same_count_once(self, tmp_path: Path) -> None:
         self.stored(tmp_path, *(f'{TARGET},prometheus_replica="{name}"' for name in "ab"))
         with Prometheus(tmp_path, [], interval="1h") as server:
