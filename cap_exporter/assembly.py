@@ -14,9 +14,10 @@ from cap_exporter.cgroups.tree import CgroupTree
 from cap_exporter.engine_names import EngineNames
 from cap_exporter.exporter import Exporter
 from cap_exporter.identities import Identities, Pods
+from cap_exporter.keeper import Keeper
 from cap_exporter.labels import LabelScheme
 from cap_exporter.ledger import Ledger
-from cap_exporter.model import Event, Identity
+from cap_exporter.model import Event, Identity, Source
 from cap_exporter.profiles.askers import Askers
 from cap_exporter.profiles.profile import document
 from cap_exporter.scope import Scope
@@ -44,6 +45,8 @@ class Settings:
     scope: Scope = field(default_factory=Scope)
     docker_socket: Path | None = None
     events: EventSettings | None = None
+    pin: Path | None = None
+    """Keep programs and counts here for the next process."""
     paced: bool = True
     """A recording is played at its own speed, not all at once."""
 
@@ -88,6 +91,7 @@ def make_exporter(
         counters=settings.counters,
         paced=settings.paced,
         events=settings.events,
+        pin=settings.pin,
     )
     ledger = Ledger(
         max_series=settings.max_series, retention=settings.retention, scheme=settings.labels
@@ -104,8 +108,16 @@ def make_exporter(
         patience=settings.pod_patience,
         on_event=on_event,
         scope=settings.scope,
+        keeper=_keeper(source, tree, identities, ledger) if settings.pin else None,
     )
     return exporter, ledger
+
+
+def _keeper(source: Source, tree: CgroupTree, identities: Identities, ledger: Ledger) -> Keeper:
+    from cap_exporter.sources.libbpf import LibbpfSource
+
+    assert isinstance(source, LibbpfSource)
+    return Keeper(source, tree, identities, ledger)
 
 
 def make_profiler(

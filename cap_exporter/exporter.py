@@ -16,6 +16,7 @@ from typing import Protocol
 from cap_exporter.event_names import EventNames
 from cap_exporter.granted import merge
 from cap_exporter.identities import HOST, Identities, Row
+from cap_exporter.keeper import Keeper
 from cap_exporter.ledger import Ledger
 from cap_exporter.model import (
     CgroupEvent,
@@ -73,6 +74,7 @@ class Exporter:
         patience: float = 60.0,
         on_event: Callable[[Event, Identity], None] | None = None,
         scope: Scope | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._source = source
         self._tree = tree
@@ -87,6 +89,9 @@ class Exporter:
         """Called by the loop before each drain."""
         self._on_event = on_event
         self._event_names = EventNames(identities.identity, identities.best, patience)
+        self._keeper = keeper
+        #: Removed while no process read the source.
+        self._removed_before: set[CgroupKey] = set()
         self._stop = threading.Event()
         self._waker, self._wake = _pipe()
         self._last_drain = time.monotonic()
@@ -100,6 +105,8 @@ class Exporter:
         self.stats.source = info
         # After attaching: what is created from now on is told by events, what was there is found.
         self._tree.scan()
+        if self._keeper:
+            self._removed_before = self._keeper.restore()
         self._source.introduce(self._tree.items())
         self._last_drain = time.monotonic()
         self.opened.set()
@@ -148,8 +155,12 @@ class Exporter:
             self._source.close()
 
     def _flush(self) -> None:
-        """Checks and events that wait for a name, under what is known: at the end."""
-        self._count(list(self._identities.flush()), time.time())
+        """Checks and events that wait for a name, under what is known: at the end. Checks wait on
+        where the next process goes on."""
+        if self._keeper and self._keeper.is_active:
+            self._keeper.keep(None)
+        else:
+            self._count(list(self._identities.flush()), time.time())
         self._tell((), math.inf)
 
     def step(self) -> Drain:
@@ -170,6 +181,12 @@ class Exporter:
         removed += {
             key.cgroup for key, _ in drain.increments if self._tree.is_removed(key.cgroup)
         }.difference(removed)
+        if self._removed_before:
+            removed += self._removed_before.difference(removed)
+            self._removed_before = set()
+        if self._keeper:
+            # What is freed now must be safe.
+            self._keeper.keep(drain)
         if removed:
             for cgroup in removed:
                 self._ledger.gone(cgroup, drain.time)

@@ -110,8 +110,7 @@ class Identities:
             if identity is not None:
                 yield Row(identity, key, count)
                 continue
-            _, held = self._waiting.setdefault(key.cgroup, (now, {}))
-            held[key] = held.get(key, 0) + count
+            self.keep_waiting([(key, count)], now)
         yield from self._ripe(now)
 
     def _ripe(self, now: float) -> Iterator[Row]:
@@ -129,6 +128,21 @@ class Identities:
             del self._waiting[cgroup]
             for key, count in held.items():
                 yield Row(identity, key, count)
+
+    def assume(self, cgroups: Iterable[CgroupKey], identity: Identity) -> None:
+        """Who they were to another process, until something better is known."""
+        for cgroup in cgroups:
+            self._answers[cgroup] = _Answer(identity, False, -1)
+
+    def waiting(self) -> list[tuple[CheckKey, int]]:
+        """Checks that have no name yet."""
+        return [(key, n) for _, held in self._waiting.values() for key, n in held.items()]
+
+    def keep_waiting(self, increments: Iterable[tuple[CheckKey, int]], now: float) -> None:
+        """Checks of another process that had no name yet; as rows() takes them."""
+        for key, count in increments:
+            _, held = self._waiting.setdefault(key.cgroup, (now, {}))
+            held[key] = held.get(key, 0) + count
 
     def flush(self) -> Iterator[Row]:
         """All that still waits, under what is known of it: at the end."""

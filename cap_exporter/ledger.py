@@ -108,6 +108,35 @@ class Snapshot(NamedTuple):
     """Checks counted under container="(overflow)" so far."""
 
 
+class AccountState(NamedTuple):
+    """An account, for another process to go on with."""
+
+    identity: Identity
+    cgroups: tuple[CgroupKey, ...]
+    """That are there, and are counted here."""
+    counts: Counts
+    first_seen: float
+    last_seen: float
+    gone_at: float | None
+    held: Mapping[CgroupKey, Granted]
+    began: bool
+    overflowed: int
+
+
+class LedgerState(NamedTuple):
+    """All of a ledger, for another process to go on with. Read only."""
+
+    accounts: list[AccountState]
+    series: list[tuple[Labels, float, Counts]]
+    """Labels, ``since``, and the sum of the accounts that were dropped."""
+    overflow: Counts
+    overflow_since: float
+    overflow_checks: int
+    gone: list[tuple[CgroupKey, float]]
+    """Removed a moment ago, oldest first, and when."""
+    counted_until: float | None
+
+
 @dataclass(slots=True, eq=False)
 class _Series:
     labels: Labels
@@ -352,6 +381,78 @@ class Ledger:
                 for account in self._accounts.values()
             ]
 
+    def state(self) -> LedgerState:
+        """As it is between two drains."""
+        with self._lock:
+            self._epoch += 1
+            cgroups: dict[int, list[CgroupKey]] = {}
+            for cgroup, binding in self._bindings.items():
+                cgroups.setdefault(id(binding.account), []).append(cgroup)
+            return LedgerState(
+                [
+                    AccountState(
+                        one.identity,
+                        tuple(cgroups.get(id(one), ())),
+                        one.counts,
+                        one.first_seen,
+                        one.last_seen,
+                        one.gone_at,
+                        one.held,
+                        one.began,
+                        one.overflowed,
+                    )
+                    for one in self._accounts.values()
+                ],
+                [(one.labels, one.since, one.retired) for one in self._series.values()],
+                self._overflow.counts,
+                self._overflow.series.since,
+                self._overflow_checks,
+                list(self._gone.items()),
+                self._counted_until,
+            )
+
+    def resume(self, state: LedgerState) -> None:
+        """Go on with what another ledger had, which may have had other labels: what was counted
+        is published under those that it has here. For an empty ledger."""
+        with self._lock:
+            since = {labels: (begin, retired) for labels, begin, retired in state.series}
+            for one in state.accounts:
+                account = self._open(one.identity, one.first_seen)
+                if account is None:
+                    self._overflow.counts = _added(self._overflow.counts, one.counts)
+                    self._overflow_checks += sum(one.counts.values())
+                    continue
+                account.counts = self._own(_added(account.counts, one.counts))
+                account.first_seen = min(account.first_seen, one.first_seen)
+                account.last_seen = max(account.last_seen, one.last_seen)
+                account.held = {**account.held, **one.held}
+                if one.identity.container_id and account.held:
+                    bounding = united(account.held.values()).bounding
+                    account.granted = frozenset(numbers_of(bounding))
+                account.began |= one.began
+                account.overflowed += one.overflowed
+                for cgroup in one.cgroups:
+                    self._bindings[cgroup] = _Binding(account.identity, account)
+                account.live += len(one.cgroups)
+                account.gone_at = None if account.live else one.gone_at
+            for series in self._series.values():
+                begin, retired = since.pop(series.labels, (None, {}))
+                series.since = (
+                    min(a.first_seen for a in series.accounts) if begin is None else begin
+                )
+                series.retired = self._own(retired)
+            self._put_elsewhere([retired for _, retired in since.values()])
+            self._overflow.counts = self._own(_added(self._overflow.counts, state.overflow))
+            self._overflow.series.since = state.overflow_since
+            self._overflow_checks += state.overflow_checks
+            self._gone.update(state.gone)
+            self._counted_until = state.counted_until
+            self._room = sum(one.room() for one in self._accounts.values()) + sum(
+                len(one.retired) for one in self._series.values()
+            )
+            for series in self._series.values():
+                self._refresh(series)
+
     def cgroups(self) -> frozenset[CgroupKey]:
         """Cgroups that count as existing. One that does not exist any more (its removal was
         missed) keeps its container for ever: call gone() for it."""
@@ -451,6 +552,15 @@ class Ledger:
         overflow.counts[check] = overflow.counts.get(check, 0) + n
         self._overflow_checks += n
 
+    def _put_elsewhere(self, sums: Iterable[Counts]) -> None:
+        """Of series that have other labels now: no sum over all may fall."""
+        for retired in sums:
+            self._overflow.counts = _added(self._overflow.counts, retired)
+            self._overflow_checks += sum(retired.values())
+
+    def _own(self, counts: Counts) -> dict[Check, int]:
+        return {self._checks.setdefault(check, check): n for check, n in counts.items()}
+
     def _interned(self, key: CheckKey) -> Check:
         """One object per check, however many containers made it."""
         check = Check(*key[1:])
@@ -482,6 +592,13 @@ class Ledger:
             (series.retired, *parts) if series.retired else parts,
             current.granted if self.scheme.per_container else _all_granted(series.accounts),
         )
+
+
+def _added(one: Counts, other: Counts) -> dict[Check, int]:
+    total = dict(one)
+    for check, n in other.items():
+        total[check] = total.get(check, 0) + n
+    return total
 
 
 def _all_granted(accounts: Iterable[_Account]) -> frozenset[int] | None:

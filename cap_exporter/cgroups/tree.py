@@ -21,7 +21,7 @@ from cap_exporter.cgroups.processes import ProcessCgroup, cgroups_of
 from cap_exporter.model import CgroupChange, CgroupEvent, CgroupKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from cap_exporter.cgroups.hierarchies import Hierarchies
@@ -170,6 +170,14 @@ class CgroupTree:
         else:
             self._add(key, path)
         return path
+
+    def remember(self, paths: Iterable[tuple[CgroupKey, str]]) -> None:
+        """Paths that another process knew. Those that are not there any more were removed in
+        between: for their last counts."""
+        now = self._clock()
+        for key, path in paths:
+            if key not in self._live and key not in self._removed and self.path(key) is None:
+                self._remove(key, path, now)
 
     def is_removed(self, key: CgroupKey) -> bool:
         """Whether it is known to be gone, for as long as its path is kept."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "events": "Stream of sampled checks: who asked for what, and was it given.",
     "record": "Write what a source gives to a file.",
     "resolve": "What a cgroup path, cgroup id or process is, and why.",
+    "unload": "Remove what `run --pin` left counting.",
     "doctor": "What works on this host, what does not, why, and what to do.",
     "completion": "The script that completes command lines in bash, zsh or fish.",
 }

@@ -120,6 +120,12 @@ log = logging.getLogger(__name__)
     type=click.Path(path_type=Path),
     help="Socket of Docker or Podman, to name containers that are in no pod. Only read from.",
 )
+@option(
+    "--pin",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Go on counting when this process ends: programs and counts stay in this folder of a BPF "
+    "file system, e.g. /sys/fs/bpf/cap-exporter, for the next one. `cap-exporter unload` ends it.",
+)
 @option("--node-name", envvar="NODE_NAME", help="This node's name in Kubernetes.")
 @event_options
 @otlp_options

@@ -295,6 +295,7 @@ class BccSource:
             raise RuntimeError("drain() of a source that is not open")
         # Counters first: each cgroup counted by now has its creation in the ring already.
         increments = self._counters.drain(time.monotonic())
+        self._counters.commit()
         at = time.time()
         state = self._program.value("states", layout.State)
         increments += self._overflow.increments(bytes(state.overflow))

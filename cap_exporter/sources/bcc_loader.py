@@ -17,7 +17,6 @@ import importlib.util
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -241,7 +240,8 @@ class _Errors:
     text = ""
 
     def __enter__(self) -> _Errors:
-        self._file = tempfile.TemporaryFile()
+        # No temporary file: a container's root is read-only.
+        self._file = os.fdopen(os.memfd_create("bcc-errors"), "w+b")
         self._saved = os.dup(2)
         os.dup2(self._file.fileno(), 2)
         return self

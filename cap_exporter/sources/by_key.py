@@ -5,7 +5,7 @@ compare-and-swap in BPF. Read only, so that no count can be lost to a deletion."
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from cap_exporter.model import CgroupKey, CheckKey
@@ -32,11 +32,22 @@ class KeyCounters:
         self._value = ctypes.c_uint64 * cpus
         self._seen: dict[int, int] = {}
         self._retired: list[tuple[float, frozenset[CgroupKey]]] = []
+        self._final: list[int] = []
         self.total = total
 
     @property
     def used(self) -> int:
         return len(self._seen)
+
+    @property
+    def cgroups(self) -> Collection[CgroupKey]:
+        """Whose checks are counted."""
+        return {self._cgroup(key) for key in self._seen}
+
+    @property
+    def must_commit(self) -> bool:
+        """There is something to free."""
+        return bool(self._final)
 
     def release(self, cgroups: Sequence[CgroupKey], now: float) -> None:
         if cgroups:
@@ -50,20 +61,21 @@ class KeyCounters:
             if count != before:
                 self._seen[key] = count
                 increments.append((layout.decode_kind(key, self._cgroup(key)), count - before))
-        self._free(now)
-        return increments
-
-    def _cgroup(self, key: int) -> CgroupKey:
-        hierarchy = self._hierarchy_ids[key >> layout.KEY_HIERARCHY_SHIFT & 3]
-        return CgroupKey(hierarchy, key >> layout.KEY_CGROUP_SHIFT)
-
-    def _free(self, now: float) -> None:
-        """Delete what was read just now: its cgroup has been gone for the grace period, so no
-        program holds a pointer to it any more, and a late check makes a new entry."""
         gone: frozenset[CgroupKey] = frozenset()
         while self._retired and now - self._retired[0][0] >= GRACE:
             gone |= self._retired.pop(0)[1]
         if gone:
-            for key in [key for key in self._seen if self._cgroup(key) in gone]:
-                self._probe.delete(self._name, ctypes.c_uint64(key))
-                del self._seen[key]
+            self._final += [key for key in self._seen if self._cgroup(key) in gone]
+        return increments
+
+    def commit(self) -> None:
+        """Delete what was read for the last time: its cgroup has been gone for the grace period,
+        so no program holds a pointer to it any more, and a late check makes a new entry."""
+        for key in self._final:
+            self._probe.delete(self._name, ctypes.c_uint64(key))
+            del self._seen[key]
+        self._final.clear()
+
+    def _cgroup(self, key: int) -> CgroupKey:
+        hierarchy = self._hierarchy_ids[key >> layout.KEY_HIERARCHY_SHIFT & 3]
+        return CgroupKey(hierarchy, key >> layout.KEY_CGROUP_SHIFT)

@@ -67,26 +67,32 @@ def make_source(
     counters: int = 32768,
     paced: bool = True,
     events: EventSettings | None = None,
+    pin: Path | None = None,
 ) -> Source:
     """``spec``: auto, libbpf, bcc or replay:FILE. Nothing is loaded before open().
     ``paced``: play a recording at its own speed. ``events``: which checks are told besides being
-    counted."""
+    counted. ``pin``: keep programs and counts in this folder (libbpf only). Raises SourceError
+    where what is asked for does not go together."""
 
     def libbpf() -> Source:
         from cap_exporter.sources.libbpf import LibbpfSource
 
-        return LibbpfSource(hierarchies, attach=attach, btf=btf, slots=counters, events=events)
+        return LibbpfSource(
+            hierarchies, attach=attach, btf=btf, slots=counters, events=events, pin=pin
+        )
 
     def bcc() -> Source:
         from cap_exporter.sources.bcc import BccSource
 
         return BccSource(hierarchies, attach=attach, btf=btf, slots=counters, events=events)
 
+    if pin is not None and spec not in ("auto", "libbpf"):
+        raise SourceError(f"only the libbpf source keeps its programs (--pin), not {spec}")
     if spec.startswith("replay:"):
         from cap_exporter.sources.replay import ReplaySource
 
         return ReplaySource(Path(spec.removeprefix("replay:")), paced=paced)
-    if spec == "libbpf":
+    if spec == "libbpf" or pin is not None:
         return libbpf()
     if spec == "bcc":
         return bcc()

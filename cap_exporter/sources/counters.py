@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 from cap_exporter.model import CgroupKey, CheckKey
 from cap_exporter.sources import layout
@@ -21,8 +22,21 @@ _LOWER_HALF = (1 << 32) - 1
 GRACE = 1.0
 
 
+class SavedCounters(NamedTuple):
+    """What a table has given so far, for the process that goes on with it."""
+
+    given: tuple[tuple[int, int, int], ...]
+    """Slot, key, and how much of its count was given."""
+    final: tuple[int, ...]
+    """Slots that were given for the last time, and are to be free."""
+
+
 class CounterTable:
     """The mapped table: gives increments, frees the slots of removed cgroups.
+
+    drain() changes nothing that the next process could not tell from what saved() said before;
+    commit() does, so saved() must be safe by then. Each slot that release() retires was in a
+    saved() before.
 
     ``counters`` and ``claims`` are the two maps' memory, ``head`` tells how many slots were
     claimed so far, ``hierarchy_ids`` are cgroup hierarchy ids by ``enum hierarchy``.
@@ -47,18 +61,30 @@ class CounterTable:
         # The live slots: parallel lists, and one getter that reads all their counts.
         self._slots: list[int] = []
         self._known: set[int] = set()
+        self._raw: list[int] = []
         self._keys: list[CheckKey] = []
         self._counts: list[int] = []
         self._read: Callable[[memoryview], tuple[int, ...]] | None = None
         self._by_cgroup: dict[CgroupKey, list[int]] = defaultdict(list)
         self._retired: list[tuple[float, list[int]]] = []
+        self._final: list[int] = []
         self._zeroed: list[int] = []
         self.total = len(self._words) * 8 // layout.SLOT_BYTES
 
     @property
     def used(self) -> int:
         """Slots that hold a key, or are not free again yet."""
-        return len(self._slots) + len(self._zeroed)
+        return len(self._slots) + len(self._final) + len(self._zeroed)
+
+    @property
+    def cgroups(self) -> Collection[CgroupKey]:
+        """Whose checks are in slots that were not released."""
+        return self._by_cgroup.keys()
+
+    @property
+    def must_commit(self) -> bool:
+        """There is something to free."""
+        return bool(self._final)
 
     def release(self, cgroups: Sequence[CgroupKey], now: float) -> None:
         """Retire the slots of removed cgroups; drain() frees them when that is safe."""
@@ -69,6 +95,40 @@ class CounterTable:
             # No program matches it from here on; a late check makes a new slot.
             self._words[2 * slot] = layout.SLOT_RETIRED
         self._retired.append((now, slots))
+
+    def saved(self) -> SavedCounters:
+        """After the last drain."""
+        return SavedCounters(
+            tuple(zip(self._slots, self._raw, self._counts, strict=True)), tuple(self._final)
+        )
+
+    def resume(self, saved: SavedCounters, now: float) -> int:
+        """Go on where another process was. Returns checks that can't be told apart any more:
+        slots that were retired without having been saved, which does not happen unless what was
+        saved is gone."""
+        # First: what is claimed from here on is in the log behind it.
+        head = self._head()
+        retired: list[int] = []
+        for slot, key, given in saved.given:
+            if slot * 2 >= len(self._words):
+                continue
+            here = self._words[2 * slot]
+            if here in (key, layout.SLOT_RETIRED):
+                self._track(slot, key, given)
+                if here != key:
+                    retired.append(slot)
+        self._retired.append((now, retired))
+        self._final += saved.final
+        unknown = [
+            slot
+            for slot, key in enumerate(self._words[::2].tolist())
+            if key == layout.SLOT_RETIRED and slot not in self._known
+        ]
+        lost = sum(self._words[2 * s + 1] for s in unknown if s not in saved.final)
+        self._final = unknown
+        self._look_at_all()
+        self._tail = head
+        return int(lost)
 
     def drain(self, now: float) -> list[tuple[CheckKey, int]]:
         """What was counted since the last drain."""
@@ -84,8 +144,15 @@ class CounterTable:
         self._take_claims()
         increments = self._increments()
         if over:
-            self._zero(over)
+            self._drop(over)
         return increments
+
+    def commit(self) -> None:
+        """What was drained is safe: free what was read for the last time."""
+        for slot in self._final:
+            self._words[2 * slot + 1] = 0
+        self._zeroed += self._final
+        self._final.clear()
 
     def _take_claims(self) -> None:
         head = self._head()
@@ -107,15 +174,17 @@ class CounterTable:
                 self._take(slot)
 
     def _take(self, slot: int) -> None:
-        if slot in self._known:
-            return
+        if slot not in self._known:
+            self._track(slot, self._words[2 * slot], 0)
+
+    def _track(self, slot: int, key: int, given: int) -> None:
         self._known.add(slot)
-        key = self._words[2 * slot]
         hierarchy = self._hierarchy_ids[key >> layout.KEY_HIERARCHY_SHIFT & 3]
         cgroup = CgroupKey(hierarchy, key >> layout.KEY_CGROUP_SHIFT)
         self._slots.append(slot)
+        self._raw.append(key)
         self._keys.append(layout.decode_kind(key, cgroup))
-        self._counts.append(0)
+        self._counts.append(given)
         self._by_cgroup[cgroup].append(slot)
         self._read = None
 
@@ -137,14 +206,14 @@ class CounterTable:
             if new != old
         ]
 
-    def _zero(self, slots: Sequence[int]) -> None:
+    def _drop(self, slots: Sequence[int]) -> None:
+        """They were read for the last time."""
         gone = set(slots)
         self._known -= gone
         keep = [i for i, slot in enumerate(self._slots) if slot not in gone]
         self._slots = [self._slots[i] for i in keep]
+        self._raw = [self._raw[i] for i in keep]
         self._keys = [self._keys[i] for i in keep]
         self._counts = [self._counts[i] for i in keep]
         self._read = None
-        for slot in slots:
-            self._words[2 * slot + 1] = 0
-        self._zeroed += slots
+        self._final += slots

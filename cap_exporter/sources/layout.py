@@ -301,3 +301,13 @@ def decode_kind(key: int, cgroup: Cgroup) -> CheckKey:
         UserNamespace.OTHER if key & KEY_OTHER_NS else UserNamespace.INIT,
         CLASSES[key >> KEY_CLASS_SHIFT & 7],
     )
+
+
+def encode_kind(key: CheckKey) -> int:
+    """The other way round."""
+    return (
+        key.capability
+        | (KEY_DENIED if key.verdict is Verdict.DENIED else 0)
+        | (KEY_OTHER_NS if key.user_namespace is UserNamespace.OTHER else 0)
+        | CLASSES.index(key.check_class) << KEY_CLASS_SHIFT
+    )

@@ -3,39 +3,33 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
+import hashlib
 import logging
 import mmap
 import os
 import platform
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cap_exporter.cgroups.hierarchies import Hierarchies, Mode
-from cap_exporter.cgroups.reference import parse
-from cap_exporter.granted import merge
+from cap_exporter.cgroups.hierarchies import Hierarchies
 from cap_exporter.model import (
-    CgroupEvent,
     CgroupKey,
     Drain,
-    Event,
-    Granted,
     SourceError,
     SourceInfo,
 )
 from cap_exporter.sources import audit_class, diagnosis, layout, preemption
-from cap_exporter.sources.by_key import KeyCounters
-from cap_exporter.sources.counters import CounterTable
-from cap_exporter.sources.events import EventReader, EventSettings
-from cap_exporter.sources.held import read_held
+from cap_exporter.sources.events import EventSettings
 from cap_exporter.sources.kallsyms import Symbols
-from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object, Ring
-from cap_exporter.sources.overflow import OverflowCounters
+from cap_exporter.sources.left import Left, Unreadable
+from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object
+from cap_exporter.sources.pins import Adopted, PinError, Pins
+from cap_exporter.sources.reading import Attached, Reading, Shape
+from cap_exporter.sources.saved import SavedText
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +46,10 @@ _LIFECYCLE: Final = frozenset({"cgroup_created", "cgroup_removed", "cgroup_renam
 _PHASE: Final = frozenset({"task_attached", "task_forked", "task_executed", "task_freed"})
 _HELD: Final = "held_by_tasks"
 
-#: What processes hold changes rarely, and of entrypoints it is told at once: seconds between two
-#: readings of all.
-HELD_EVERY: Final = 60.0
+#: Room for news of cgroups until they are read, bytes: 2,048 of them; where programs outlive their
+#: process, for the time in between, 16,384.
+CGROUP_RING: Final = 512 << 10
+CGROUP_RING_KEPT: Final = 4 << 20
 
 
 class _Extras(NamedTuple):
@@ -99,7 +94,8 @@ class LibbpfSource:
     """The Source that loads bpf/cap_checks.bpf.c.
 
     ``attach`` forces one of tp_btf, fexit, kprobe; None takes the first that this kernel offers
-    and permits. ``slots`` counters per shard, a power of two.
+    and permits. ``slots`` counters per shard, a power of two. ``pin``: a folder of a BPF file
+    system where programs and maps are kept for the next process.
     """
 
     def __init__(
@@ -111,6 +107,7 @@ class LibbpfSource:
         btf: Path | None = None,
         bpf_object: Path | None = None,
         events: EventSettings | None = None,
+        pin: Path | None = None,
     ) -> None:
         if slots < layout.BUCKET_SLOTS * 2 or slots & (slots - 1):
             raise ValueError(f"the number of counters must be a power of two, not {slots}")
@@ -121,20 +118,17 @@ class LibbpfSource:
         self._path = bpf_object
         self._object: Object | None = None
         self._event_settings = events
-        self._ring: Ring | None = None
-        self._event_ring: Ring | None = None
-        self._told: list[Event] = []
-        self._next_tick = 0.0
+        self._shape: Shape
+        self._reading: Reading | None = None
+        self._pin = pin
+        self._pins: Pins | None = None
+        self._adopted: Adopted | None = None
         self._held_link: int | None = None
-        self._next_held = 0.0
-        self._entered: dict[CgroupKey, Granted] = {}
-        self._hierarchy_ids: tuple[int, ...] = ()
-        self._counters: CounterTable | KeyCounters
-        self._state: layout.State
-        self._program = ""
-        self._overflow = OverflowCounters()
-        self._events: list[CgroupEvent] = []
-        self._events_lost = 0
+        self._text: SavedText | None = None
+        self._set_id = ""
+        self._info = SourceInfo("libbpf", "")
+        self.left: Left | None = None
+        """What the process before left; for who counts to go on with. Once."""
         self.symbols_restricted = False
         self.lossy = ""
         """Why the way that is attached loses checks on this kernel; empty: it does not."""
@@ -148,32 +142,54 @@ class LibbpfSource:
             types = KernelTypes(bpf, self._btf)
         except BpfError as error:
             raise SourceError(diagnosis.no_btf(self._btf)) from error
-        config = self._configure(types)
-        symbols = self._read_symbols()
+        try:
+            config = self._configure(types)
+            symbols = self._read_symbols()
+            if self._pin is None:
+                self._info = self._attach_new(bpf, path, types, config, symbols)
+            else:
+                self._set_id = self._name_of_set(path, config)
+                self._pins = Pins(bpf, self._pin)
+                if not self._go_on(bpf, self._pins):
+                    self._info = self._attach_new(bpf, path, types, config, symbols)
+                    self._keep(self._pins)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            types.close()
+        return self._info
+
+    def _attach_new(
+        self,
+        bpf: LibBpf,
+        path: Path,
+        types: KernelTypes,
+        config: layout.Config,
+        symbols: Symbols | None,
+    ) -> SourceInfo:
+        """Raises SourceError."""
         refused: list[tuple[str, str]] = []
         lossy: list[tuple[_Way, str]] = []
         mode = functools.cache(lambda: preemption.mode_of(bpf, path, symbols))
-        try:
-            for way in WAYS:
-                if self._attach not in (None, way.name):
-                    continue
-                if way.name == "tp_btf" and not types.has_tracepoint("cap_capable"):
-                    refused.append((way.name, _NO_TRACEPOINT))
-                    continue
-                if reason := _why_lossy(way, types, mode):
-                    lossy.append((way, reason))
-                    if self._attach is None:
-                        refused.append((way.name, reason))
-                elif info := self._try(way, bpf, path, config, symbols, refused):
-                    return info
-            for way, reason in lossy:
-                # Better than nothing: what is lost is counted.
-                if info := self._try(way, bpf, path, config, symbols, refused):
-                    self.lossy = reason
-                    log.warning("checks may be lost: %s", reason)
-                    return info
-        finally:
-            types.close()
+        for way in WAYS:
+            if self._attach not in (None, way.name):
+                continue
+            if way.name == "tp_btf" and not types.has_tracepoint("cap_capable"):
+                refused.append((way.name, _NO_TRACEPOINT))
+                continue
+            if reason := _why_lossy(way, types, mode):
+                lossy.append((way, reason))
+                if self._attach is None:
+                    refused.append((way.name, reason))
+            elif info := self._try(way, bpf, path, config, symbols, refused):
+                return info
+        for way, reason in lossy:
+            # Better than nothing: what is lost is counted.
+            if info := self._try(way, bpf, path, config, symbols, refused):
+                self.lossy = reason
+                log.warning("checks may be lost: %s", reason)
+                return info
         raise SourceError(diagnosis.nothing_attached(refused))
 
     def _try(
@@ -263,7 +279,7 @@ class LibbpfSource:
             try:
                 self._load(bpf, path, config, program, extras)
             except BpfError as error:
-                self._give_up()
+                self._leave()
                 first = first or error
                 if error.errno == errno.EPERM:
                     break  # nothing that less of it would mend
@@ -292,9 +308,11 @@ class LibbpfSource:
         programs = frozenset({program}) | _LIFECYCLE | _PHASE
         probe.only(programs | {_HELD} if extras.held else programs)
         probe.set_initial(".rodata.config", config)
-        ring = self._event_settings.ring_bytes if self._event_settings else mmap.PAGESIZE
-        probe.set_max_entries("check_events", ring)
-        if not self._event_settings:
+        events = self._event_settings
+        cgroup_ring = CGROUP_RING if self._pin is None else CGROUP_RING_KEPT
+        probe.set_max_entries("cgroup_events", cgroup_ring)
+        probe.set_max_entries("check_events", events.ring_bytes if events else mmap.PAGESIZE)
+        if not events:
             # Nothing uses them then: as small as can be.
             probe.set_max_entries("samples", 1)
             probe.set_max_entries("event_tokens", 1)
@@ -306,155 +324,187 @@ class LibbpfSource:
             probe.set_max_entries("claims", config.claims_mask + 1)
             _drop_unused_maps(probe, keep={"counters", "claims"})
         probe.load()
-        self._state = probe.struct(".bss.state", layout.State)
-        self._hierarchy_ids = ids = tuple(config.hierarchy_ids)
-        if by_key:
-            self._counters = KeyCounters(
-                probe, "counts_by_key", ids, self._slots, bpf.possible_cpus
-            )
-        else:
-            state = self._state
-            self._counters = CounterTable(
-                probe.map_memory("counters"),
-                probe.map_memory("claims"),
-                lambda: state.claims,
-                ids,
-                synchronize,
-            )
-        if self._event_settings:
-            reader = EventReader(ids)
-            self._event_ring = Ring(
-                bpf, probe.map_fd("check_events"), lambda r: self._told.append(reader.read(r))
-            )
-        self._ring = Ring(bpf, probe.map_fd("cgroup_events"), self._on_cgroup_event)
+        self._shape = Shape(
+            program=program,
+            hierarchy_ids=tuple(config.hierarchy_ids),
+            slots=self._slots,
+            cgroup_ring=cgroup_ring,
+            event_ring=events.ring_bytes if events else 0,
+            tick=events.tick if events else 0.0,
+            held=extras.held,
+        )
         # What tells cgroups and phases comes first, so that no check is counted without them.
         for name in sorted(_LIFECYCLE | _PHASE):
             probe.attach(name)
-        if extras.held:
-            self._held_link = probe.attach_iterator(_HELD)
+        self._held_link = link = probe.attach_iterator(_HELD) if extras.held else None
+        self._read(probe, bpf, (lambda: probe.read_iterator(link)) if link else None)
         probe.attach(program)
-        self._program = program
-        self._next_held = 0.0
 
-    def _give_up(self) -> None:
-        for ring in (self._ring, self._event_ring):
-            if ring:
-                ring.close()
-        self._ring = self._event_ring = None
-        self._held_link = None
-        if self._object:
-            self._drop_views()
-            self._object.close()
-            self._object = None
+    def _read(self, maps: Attached, bpf: LibBpf, held: Callable[[], bytes] | None) -> None:
+        try:
+            self._reading = Reading(maps, self._hierarchies, self._shape, bpf.possible_cpus, held)
+        except OSError as error:
+            raise BpfError("the maps can't be read", error.errno or errno.EIO) from error
 
-    def _drop_views(self) -> None:
-        for name in ("_state", "_counters"):
-            self.__dict__.pop(name, None)
+    # -- what outlives this process --------------------------------------------------------------
+
+    def _name_of_set(self, path: Path, config: layout.Config) -> str:
+        """Equal where programs and options are the same."""
+        plain = layout.Config.from_buffer_copy(config)
+        plain.calibrate_tid = 0
+        digest = hashlib.sha256(path.read_bytes())
+        digest.update(bytes(plain))
+        digest.update(repr((self._attach, self._slots, self._event_settings)).encode())
+        return digest.hexdigest()[:16]
+
+    def _go_on(self, bpf: LibBpf, pins: Pins) -> bool:
+        """Take over what is there. False: nothing is, or nothing that fits; then what it had
+        counted is in ``left``."""
+        found = pins.adopt()
+        if found is None:
+            return False
+        try:
+            left = Left.parse(SavedText(found.saved).read())
+            self._shape, self._adopted = left.shape, found
+            self._read(found, bpf, found.read_held if found.has_held else None)
+        except (Unreadable, BpfError) as error:
+            log.warning("%s is replaced, counts begin anew: %s", pins.live, error)
+            pins.detach(found)
+            self._leave()
+            return False
+        assert self._reading is not None
+        if left.set_id == self._set_id and pins.is_attached:
+            self._resume(left)
+            self._text = SavedText(found.saved)
+            self._info = SourceInfo("libbpf", left.attach)
+            self.lossy = left.lossy
+            self.left = left
+            log.info("going on with the programs in %s, attached by %s", pins.live, left.attach)
+            return True
+        log.warning(
+            "the programs in %s are of another version or have other options: they are replaced, "
+            "and their counts go on",
+            pins.live,
+        )
+        pins.detach(found)
+        self._resume(left)
+        last = self._reading.drain()
+        left.increments = [*left.increments, *last.increments]
+        left.news = [*left.news, *last.cgroup_events]
+        self.left = left
+        self._leave()
+        return False
+
+    def _resume(self, left: Left) -> None:
+        assert self._reading is not None
+        if lost := self._reading.resume(left.counters, left.overflow, left.news_lost):
+            log.error("%d checks can't be named: what was saved does not fit the counters", lost)
+
+    def _keep(self, pins: Pins) -> None:
+        """Give what was loaded names; where that can't be, it ends with this process."""
+        assert self._object is not None
+        try:
+            if self._shape.by_key:
+                raise PinError("counters are kept where Linux is 5.12 or later")
+            self._text = SavedText(pins.build(self._object, self._shape.program, self._held_link))
+        except PinError as error:
+            log.warning("counting ends with this process: %s", error)
+            pins.unload()
+            pins.close()
+            self._pins = None
+            return
+        self._object.keep_attached()
+        before = self.left
+        # With this set's names, and nothing read from it yet.
+        self.save(before.document if before else None, before)
+        pins.publish()
+        log.info("the programs stay in %s when this process ends", pins.live)
+
+    @property
+    def is_kept(self) -> bool:
+        """Programs and counts outlive this process: save() before commit()."""
+        return self._text is not None
+
+    def save(self, document: object, before: Left | None = None) -> None:
+        """Leave this to the next process. ``before``: what of a set before is not in the document
+        yet. Raises DoesNotFit."""
+        if self._text is None:
+            return
+        left = Left(
+            set_id=self._set_id,
+            attach=self._info.attach,
+            lossy=self.lossy,
+            shape=self._shape,
+            increments=before.increments if before else (),
+            news=before.news if before else (),
+            document=document,
+        )
+        if before is None and self._reading is not None:
+            left.counters, left.overflow, left.news_lost = self._reading.saved()
+        self._text.write(left.text())
+
+    @property
+    def must_save(self) -> bool:
+        """commit() would free something."""
+        return self._reading is not None and self._reading.must_commit
+
+    @property
+    def counted(self) -> Collection[CgroupKey]:
+        """Cgroups that have counters."""
+        return self._reading.counters.cgroups if self._reading else ()
+
+    def commit(self) -> None:
+        """What was drained is saved: its room may be used again."""
+        if self._reading:
+            self._reading.commit()
 
     # -- counting --------------------------------------------------------------------------------
 
     @property
     def event_fd(self) -> int | None:
-        """Readable when cgroups came or went: drain soon, so that the ring does not fill up.
-        Events alone wait for the next drain."""
-        return self._ring.fd if self._ring else None
+        return self._reading.event_fd if self._reading else None
 
     def introduce(self, cgroups: Iterable[tuple[CgroupKey, str]]) -> None:
-        """Where a task is in several hierarchies, the kernel side picks the cgroup that tells
-        most; of new ones it knows itself."""
-        if self._object is None or self._hierarchies.mode is Mode.V2:
-            return
-        numbers = {h.id: layout.HIERARCHIES.index(h.controller) for h in self._hierarchies.counted}
-        for cgroup, path in cgroups:
-            rank = layout.RANKS.get(parse(path).kind, layout.RANK_OTHER)
-            if rank != layout.RANK_OTHER and cgroup.hierarchy in numbers:
-                key = ctypes.c_uint64(
-                    cgroup.id << layout.KEY_CGROUP_SHIFT
-                    | numbers[cgroup.hierarchy] << layout.KEY_HIERARCHY_SHIFT
-                )
-                # Not over what the kernel side noted meanwhile.
-                self._object.update("cgroup_notes", key, layout.CgroupNote(0, rank), flags=1)
-        # What was chosen until now was chosen without this.
-        self._state.epoch += 1
+        if self._reading:
+            self._reading.introduce(cgroups)
 
     @property
     def stack_walks(self) -> int:
         """Checks whose audit class was found by unwinding the stack, the slow way, since open()."""
-        return int(self._state.stack_walks)
+        return self._opened().stack_walks
 
     def drain(self) -> Drain:
-        if self._object is None or self._ring is None:
+        reading = self._opened()
+        drain = reading.drain()
+        if self._text is None:
+            reading.commit()
+        return drain
+
+    def _opened(self) -> Reading:
+        if self._reading is None:
             raise RuntimeError("drain() of a source that is not open")
-        now = time.monotonic()
-        # Counters first: each cgroup counted by now has its creation in the ring already.
-        increments = self._counters.drain(now)
-        at = time.time()
-        increments += self._overflow.increments(bytes(self._state.overflow))
-        self._ring.consume()
-        events, self._events = self._events, []
-        if self._event_ring and self._event_settings:
-            self._event_ring.consume()
-            if now >= self._next_tick:
-                self._state.event_tick += 1
-                self._next_tick = now + self._event_settings.tick
-        told, self._told = self._told, []
-        entered, self._entered = self._entered, {}
-        lost = self._state.events_lost
-        newly_lost, self._events_lost = lost - self._events_lost, lost
-        return Drain(
-            time=at,
-            increments=increments,
-            cgroup_events=events,
-            cgroup_events_lost=newly_lost,
-            missed=self._missed(),
-            events=told,
-            events_lost={
-                "full": self._state.events_full,
-                "limited": self._state.events_limited,
-            },
-            entered=entered,
-            held=self._read_held(now),
-            slots_used=self._counters.used,
-            slots_total=self._counters.total,
-        )
+        return self._reading
 
     def release(self, cgroups: Sequence[CgroupKey]) -> None:
-        self._counters.release(cgroups, time.monotonic())
-
-    def _read_held(self, now: float) -> Mapping[CgroupKey, Granted]:
-        if self._object is None or self._held_link is None or now < self._next_held:
-            return {}
-        self._next_held = now + HELD_EVERY
-        try:
-            records = self._object.read_iterator(self._held_link)
-        except (BpfError, OSError) as error:
-            log.warning("what processes hold could not be read this time: %s", error)
-            return {}
-        return read_held(records, self._hierarchy_ids)
-
-    def _missed(self) -> Mapping[str, int]:
-        assert self._object is not None
-        return {"recursion": self._object.recursion_misses(self._program)}
-
-    def _on_cgroup_event(self, record: bytes) -> None:
-        head = layout.CgroupEventHead.from_buffer_copy(record)
-        if head.change == layout.ENTERED:
-            merge(self._entered, read_held(record[ctypes.sizeof(head) :], self._hierarchy_ids))
-            return
-        change = layout.CHANGES.get(head.change)
-        if change is None:
-            log.warning("a cgroup event of unknown kind %d was left out", head.change)
-            return
-        start = ctypes.sizeof(head)
-        path = record[start : start + max(head.path_len - 1, 0)]
-        self._events.append(
-            CgroupEvent(
-                change, CgroupKey(head.hierarchy, head.id), path.decode("utf-8", "surrogateescape")
-            )
-        )
+        self._opened().release(cgroups)
 
     def close(self) -> None:
-        self._give_up()
+        self._leave()
+        if self._pins:
+            self._pins.close()
+            self._pins = None
+        self._text = None
+
+    def _leave(self) -> None:
+        if self._reading:
+            self._reading.close()
+            self._reading = None
+        if self._adopted:
+            self._adopted.close()
+            self._adopted = None
+        if self._object:
+            self._object.close()
+            self._object = None
 
 
 def _why_lossy(way: _Way, types: KernelTypes, mode: Callable[[], str | None]) -> str:
@@ -475,17 +525,3 @@ def _drop_unused_maps(probe: Object, keep: set[str]) -> None:
     """Big maps that no loaded program uses: not created, so that they cost nothing."""
     for name in {"counters", "claims", "counts_by_key"} - keep:
         probe.without_map(name)
-
-
-def synchronize() -> None:
-    """Return when every BPF program that runs now has ended: they run as RCU readers, and
-    MEMBARRIER_CMD_GLOBAL is synchronize_rcu() (kernel/sched/membarrier.c, 6.18). Where it is
-    refused (nohz_full) the grace period alone must do."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_SYS_MEMBARRIER.get(platform.machine(), -1), 1, 0, 0) < 0:
-        code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
-            raise OSError(code, os.strerror(code))
-
-
-_SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}

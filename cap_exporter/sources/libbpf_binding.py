@@ -2,7 +2,7 @@
 """A small typed binding to libbpf.so.1 (1.0 or later) through ctypes: only what is used.
 
 Signatures as in libbpf 1.1's libbpf.h, bpf.h and btf.h. Everything libbpf allocates is freed by
-``Object.close()`` and ``Ring.close()``.
+``Object.close()``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ _BTF_KIND_FUNC = 12
 _BTF_KIND_VAR = 14
 
 _PrintFn = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-_SampleFn = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 _LIBBPF_DEBUG = 2
 
@@ -84,6 +83,39 @@ class ProgInfo(ctypes.Structure):
     )
 
 
+class MapInfo(ctypes.Structure):
+    """struct bpf_map_info (include/uapi/linux/bpf.h, 6.18), its beginning."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+    )
+
+
+#: include/uapi/linux/bpf.h
+_BPF_MAP_TYPE_ARRAY = 2
+_BPF_F_MMAPABLE = 1 << 10
+
+
+class _MapCreateOpts(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("btf_fd", ctypes.c_uint32),
+        ("btf_key_type_id", ctypes.c_uint32),
+        ("btf_value_type_id", ctypes.c_uint32),
+        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    )
+
+
 class _BtfType(ctypes.Structure):
     """struct btf_type (include/uapi/linux/btf.h)"""
 
@@ -115,6 +147,7 @@ def _signatures(lib: ctypes.CDLL) -> None:
         ("bpf_program__attach", pointer, pointer),
         ("bpf_program__attach_iter", pointer, pointer, pointer),
         ("bpf_link__destroy", integer, pointer),
+        ("bpf_link__disconnect", None, pointer),
         ("bpf_link__fd", integer, pointer),
         ("bpf_iter_create", integer, integer),
         ("bpf_map__name", text, pointer),
@@ -128,12 +161,11 @@ def _signatures(lib: ctypes.CDLL) -> None:
         ("bpf_map_lookup_elem", integer, integer, pointer, pointer),
         ("bpf_map_update_elem", integer, integer, pointer, pointer, ctypes.c_uint64),
         ("bpf_map_delete_elem", integer, integer, pointer),
+        ("bpf_obj_pin", integer, integer, text),
+        ("bpf_obj_get", integer, text),
+        ("bpf_map_create", integer, integer, text, u32, u32, u32, pointer),
         ("bpf_obj_get_info_by_fd", integer, integer, pointer, pointer),
         ("bpf_prog_test_run_opts", integer, integer, pointer),
-        ("ring_buffer__new", pointer, integer, pointer, pointer, pointer),
-        ("ring_buffer__free", None, pointer),
-        ("ring_buffer__consume", integer, pointer),
-        ("ring_buffer__epoll_fd", integer, pointer),
         ("libbpf_num_possible_cpus", integer),
         ("btf__load_vmlinux_btf", pointer),
         ("btf__parse", pointer, text, pointer),
@@ -187,6 +219,27 @@ class LibBpf:
     def fail(self, what: str, number: int | None = None) -> BpfError:
         return BpfError(what, number or ctypes.get_errno() or errno.EIO, self.take_log())
 
+    def pin(self, fd: int, path: Path) -> None:
+        """Give a map, program or link a name in a BPF file system. Raises BpfError."""
+        if result := self.lib.bpf_obj_pin(fd, os.fsencode(path)):
+            raise self.fail(f"cannot pin {path.name}", -result)
+
+    def open_pinned(self, path: Path) -> int:
+        """A file descriptor, the caller's. Raises BpfError."""
+        fd = self.lib.bpf_obj_get(os.fsencode(path))
+        if fd < 0:
+            raise self.fail(f"cannot open {path}", -fd)
+        return int(fd)
+
+    def recursion_misses(self, fd: int) -> int:
+        """Runs of a program that the kernel left out because it was running on that CPU already
+        (5.12)."""
+        info = ProgInfo()
+        size = ctypes.c_uint32(ctypes.sizeof(info))
+        if self.lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+            return 0
+        return int(info.recursion_misses)
+
     @property
     def possible_cpus(self) -> int:
         """How many values a per-CPU map's entry has."""
@@ -199,6 +252,82 @@ class LibBpf:
 
 
 _T = TypeVar("_T", bound=ctypes.Structure)
+
+
+def read_link(bpf: LibBpf, link_fd: int) -> bytes:
+    """All that an iterator's program writes in one run. Raises BpfError, OSError."""
+    fd = bpf.lib.bpf_iter_create(link_fd)
+    if fd < 0:
+        raise bpf.fail("cannot read a BPF iterator", -fd)
+    with os.fdopen(fd, "rb", buffering=0) as stream:
+        return stream.readall() or b""
+
+
+class MapFd:
+    """A map by its file descriptor."""
+
+    def __init__(self, bpf: LibBpf, fd: int, *, own: bool = True) -> None:
+        """own: close() closes it."""
+        self._lib = bpf.lib
+        self.fd = fd
+        self._own = own
+        self._mapping: tuple[memoryview, mmap.mmap] | None = None
+
+    @classmethod
+    def create_array(cls, bpf: LibBpf, name: str, size: int) -> MapFd:
+        """An array that can be mapped, of ``size`` bytes. Raises BpfError."""
+        options = _MapCreateOpts(sz=ctypes.sizeof(_MapCreateOpts), map_flags=_BPF_F_MMAPABLE)
+        page = mmap.PAGESIZE
+        fd = bpf.lib.bpf_map_create(
+            _BPF_MAP_TYPE_ARRAY, name.encode(), 4, page, size // page, ctypes.byref(options)
+        )
+        if fd < 0:
+            raise bpf.fail(f"cannot make the map {name}", -fd)
+        return cls(bpf, fd)
+
+    def memory(self) -> memoryview:
+        """An array map's values as this process's own writable memory."""
+        if self._mapping is None:
+            info = MapInfo()
+            size = ctypes.c_uint32(ctypes.sizeof(info))
+            self._lib.bpf_obj_get_info_by_fd(self.fd, ctypes.byref(info), ctypes.byref(size))
+            length = ((info.value_size + 7) & ~7) * info.max_entries
+            page = mmap.PAGESIZE
+            mapping = mmap.mmap(self.fd, (length + page - 1) // page * page)
+            self._mapping = (memoryview(mapping)[:length], mapping)
+        return self._mapping[0]
+
+    def items(self, key: type[Any], value: type[Any]) -> Iterator[tuple[Any, Any]]:
+        """Every entry of a hash map: two system calls an entry."""
+        before, here, contents = None, key(), value()
+        while self._lib.bpf_map_get_next_key(self.fd, before, ctypes.byref(here)) == 0:
+            found = self._lib.bpf_map_lookup_elem(
+                self.fd, ctypes.byref(here), ctypes.byref(contents)
+            )
+            if found == 0:
+                yield here, contents
+            before = ctypes.byref(key.from_buffer_copy(here))
+
+    def update(self, key: Any, value: Any, flags: int = 0) -> bool:
+        """False where the map is full or, with BPF_NOEXIST (1), where the key is there."""
+        byref = ctypes.byref
+        return int(self._lib.bpf_map_update_elem(self.fd, byref(key), byref(value), flags)) == 0
+
+    def delete(self, key: Any) -> None:
+        self._lib.bpf_map_delete_elem(self.fd, ctypes.byref(key))
+
+    def close(self) -> None:
+        if self._mapping is not None:
+            view, mapping = self._mapping
+            self._mapping = None
+            try:
+                view.release()
+                mapping.close()
+            except BufferError:
+                pass  # still looked at: freed with the last view
+        if self._own and self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Object:
@@ -214,7 +343,7 @@ class Object:
         if not self._object:
             raise bpf.fail(f"cannot open the BPF object {path}")
         self._links: list[int] = []
-        self._mappings: dict[str, tuple[memoryview, mmap.mmap]] = {}
+        self._opened: dict[str, MapFd] = {}
         self.programs = {
             self._lib.bpf_program__name(p).decode(): p
             for p in self._each(self._lib.bpf_object__next_program)
@@ -271,11 +400,7 @@ class Object:
 
     def read_iterator(self, link: int) -> bytes:
         """All that the program writes in one run over everything it iterates."""
-        fd = self._lib.bpf_iter_create(self._lib.bpf_link__fd(link))
-        if fd < 0:
-            raise self._bpf.fail("cannot read a BPF iterator", -fd)
-        with os.fdopen(fd, "rb", buffering=0) as stream:
-            return stream.readall() or b""
+        return read_link(self._bpf, self.link_fd(link))
 
     def program_fd(self, name: str) -> int:
         return int(self._lib.bpf_program__fd(self.programs[name]))
@@ -285,29 +410,19 @@ class Object:
 
     def map_memory(self, name: str) -> memoryview:
         """The array map's values as this process's own writable memory."""
-        of = self.maps[name]
-        value_size = (self._lib.bpf_map__value_size(of) + 7) & ~7
-        size = value_size * self._lib.bpf_map__max_entries(of)
-        if (known := self._mappings.get(name)) is not None:
-            return known[0]
-        page = mmap.PAGESIZE
-        mapping = mmap.mmap(self.map_fd(name), (size + page - 1) // page * page)
-        view = memoryview(mapping)[:size]
-        self._mappings[name] = (view, mapping)
-        return view
+        return self._map(name).memory()
+
+    def _map(self, name: str) -> MapFd:
+        if name not in self._opened:
+            self._opened[name] = MapFd(self._bpf, self.map_fd(name), own=False)
+        return self._opened[name]
 
     def struct(self, name: str, kind: type[_T]) -> _T:
         """The first value of an array map as a structure over its memory."""
         return kind.from_buffer(self.map_memory(name))
 
     def recursion_misses(self, program: str) -> int:
-        """Runs the kernel left out because the program was running on that CPU already (5.12)."""
-        info = ProgInfo()
-        size = ctypes.c_uint32(ctypes.sizeof(info))
-        fd = self.program_fd(program)
-        if self._lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-            return 0
-        return int(info.recursion_misses)
+        return self._bpf.recursion_misses(self.program_fd(program))
 
     def run_once(self, program: str) -> bool:
         """BPF_PROG_TEST_RUN of a raw tracepoint program (5.10)."""
@@ -316,22 +431,26 @@ class Object:
         return int(self._lib.bpf_prog_test_run_opts(fd, ctypes.byref(options))) == 0
 
     def items(self, name: str, key: type[Any], value: type[Any]) -> Iterator[tuple[Any, Any]]:
-        """Every entry of a hash map: two system calls an entry."""
-        fd = self.map_fd(name)
-        before, here, contents = None, key(), value()
-        while self._lib.bpf_map_get_next_key(fd, before, ctypes.byref(here)) == 0:
-            if self._lib.bpf_map_lookup_elem(fd, ctypes.byref(here), ctypes.byref(contents)) == 0:
-                yield here, contents
-            before = ctypes.byref(key.from_buffer_copy(here))
+        return self._map(name).items(key, value)
 
     def update(self, name: str, key: Any, value: Any, flags: int = 0) -> bool:
-        """False where the map is full or, with BPF_NOEXIST (1), where the key is there."""
-        fd = self.map_fd(name)
-        byref = ctypes.byref
-        return int(self._lib.bpf_map_update_elem(fd, byref(key), byref(value), flags)) == 0
+        return self._map(name).update(key, value, flags)
 
     def delete(self, name: str, key: Any) -> None:
-        self._lib.bpf_map_delete_elem(self.map_fd(name), ctypes.byref(key))
+        self._map(name).delete(key)
+
+    @property
+    def links(self) -> Sequence[int]:
+        """What is attached, for link_fd(); in the order of attaching."""
+        return self._links
+
+    def link_fd(self, link: int) -> int:
+        return int(self._lib.bpf_link__fd(link))
+
+    def keep_attached(self) -> None:
+        """close() does not detach: others hold the links too."""
+        for link in self._links:
+            self._lib.bpf_link__disconnect(link)
 
     def detach(self) -> None:
         while self._links:
@@ -339,45 +458,12 @@ class Object:
 
     def close(self) -> None:
         self.detach()
+        for one in self._opened.values():
+            one.close()
+        self._opened.clear()
         if self._object:
             self._lib.bpf_object__close(self._object)
             self._object = None
-        for view, mapping in self._mappings.values():
-            try:
-                view.release()
-                mapping.close()
-            except BufferError:
-                pass  # still looked at: freed with the last view
-        self._mappings.clear()
-
-
-class Ring:
-    """A consumer of a ring buffer map."""
-
-    def __init__(self, bpf: LibBpf, map_fd: int, on_record: Callable[[bytes], None]) -> None:
-        self._lib = bpf.lib
-
-        def sample(_context: int, data: int, size: int) -> int:
-            on_record(ctypes.string_at(data, size))
-            return 0
-
-        self._callback = _SampleFn(sample)
-        self._ring = self._lib.ring_buffer__new(map_fd, self._callback, None, None)
-        if not self._ring:
-            raise bpf.fail("cannot read the ring buffer")
-
-    @property
-    def fd(self) -> int:
-        """Readable when there are records."""
-        return int(self._lib.ring_buffer__epoll_fd(self._ring))
-
-    def consume(self) -> None:
-        self._lib.ring_buffer__consume(self._ring)
-
-    def close(self) -> None:
-        if self._ring:
-            self._lib.ring_buffer__free(self._ring)
-            self._ring = None
 
 
 class KernelTypes:

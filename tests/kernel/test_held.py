@@ -11,7 +11,7 @@ import pytest
 
 from cap_exporter.capabilities import number_of
 from cap_exporter.model import Granted
-from cap_exporter.sources import libbpf
+from cap_exporter.sources import reading
 from tests.kernel.conftest import Counting, start_in_cgroup
 from tests.kernel.containers import Container
 
@@ -29,7 +29,7 @@ def of(known: dict[str, Granted], container: Container) -> Granted:
 
 @pytest.fixture
 def read_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libbpf, "HELD_EVERY", 0.0)
+    monkeypatch.setattr(reading, "HELD_EVERY", 0.0)
 
 
 def test_a_container_that_ended_at_once_has_told_what_it_was_given(
