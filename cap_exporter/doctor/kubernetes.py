@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -166,12 +167,17 @@ def _seen(api: _Api) -> Iterator[Finding]:
 
 def _grant(said: str) -> str:
     """The commands that give the rights to whoever the server says we are."""
-    found = re.search(r"system:serviceaccount:([a-z0-9.-]+):([a-z0-9.-]+)", said)
-    who = f"{found[1]}:{found[2]}" if found else "NAMESPACE:SERVICEACCOUNT"
+    account = re.search(r"system:serviceaccount:([a-z0-9.-]+):([a-z0-9.-]+)", said)
+    user = re.search(r'User "([^"]+)"', said)
+    if account:
+        who = f"--serviceaccount={account[1]}:{account[2]}"
+    elif user:
+        who = f"--user={shlex.quote(printable(user[1]))}"
+    else:
+        who = "--serviceaccount=NAMESPACE:NAME"
     return (
         "kubectl create clusterrole cap-exporter --verb=get,list,watch --resource=pods && "
-        "kubectl create clusterrolebinding cap-exporter --clusterrole=cap-exporter "
-        f"--serviceaccount={who}"
+        f"kubectl create clusterrolebinding cap-exporter --clusterrole=cap-exporter {who}"
     )
 
 

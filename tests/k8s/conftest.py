@@ -20,6 +20,7 @@ from tests.ports import free_port
 __all__ = ["busybox_root", "checks", "container", "fresh_cgroup"]
 
 ADMIN, READER, PERSON = "admin-token", "reader-token", "person-token"
+NEWCOMER = "newcomer-token"
 
 
 class Cluster:
@@ -46,6 +47,7 @@ class Cluster:
         # Tokens with their users and groups: kube-apiserver --token-auth-file.
         (folder / "tokens.csv").write_text(
             f'{ADMIN},admin,1,"system:masters"\n{READER},cap-exporter,2,\n{PERSON},person,3,\n'
+            f"{NEWCOMER},newcomer,4,\n"
         )
         subprocess.run(
             ["openssl", "genrsa", "-out", folder / "key.pem", "2048"],
