@@ -217,6 +217,19 @@ def test_a_missing_right_is_told_with_the_command_that_gives_it(
     assert found["kubernetes.watch" if verb == "list" else "kubernetes.list"].status is Status.OK
 
 
+def test_a_server_that_is_busy_is_not_taken_for_a_missing_right(kube: KubeServer) -> None:
+    def busy(handler: Handler, request: Request) -> bool:
+        if request.is_watch:
+            handler.status(503, "ServiceUnavailable")
+        return request.is_watch
+
+    kube.faults.append(busy)
+    found = ask_kubernetes(kube)["kubernetes.watch"]
+    assert found.status is Status.LIMITED
+    assert "503" in found.detail
+    assert "clusterrole" not in found.command
+
+
 def test_a_wrong_token_is_told_and_not_shown(kube: KubeServer) -> None:
     kube.token_file.write_text(SECRET)
     found = ask_kubernetes(kube)["kubernetes.api"]
