@@ -23,7 +23,7 @@ OBJECT := cap_exporter/_bpf/cap_checks.bpf.o
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h) $(shell find bpf/bcc-headers -name "*.h")
 CHECKED := $(wildcard cap_exporter tests benchmarks dashboards tools hatch_build.py)
 
-.PHONY: help build run test check bench lock format man clean build-packages run-packages test-packages \
+.PHONY: help build run test check bench lock format pictures man clean build-packages run-packages test-packages \
 	python-choice
 
 help: ## Say what there is
@@ -71,6 +71,10 @@ lock: $(VENV)/bin/python ## Pin the newest versions that pyproject.toml allows i
 	@$(UV) pyproject.toml -o requirements.lock
 	@$(UV) --group build -c requirements.lock -o requirements-build.lock
 	@$(UV) pyproject.toml --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+
+pictures: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Take the pictures of docs/pictures anew (root; some ten minutes)
+	@$(BIN)/python tools/draw_dashboards.py
+	@$(BIN)/python tools/take_pictures.py
 
 clean: ## Remove all that was built here (Debian packages stay)
 	rm -rf $(VENV) .tools dist cap_exporter/_bpf .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -123,3 +127,4 @@ $(OBJECT): $(BPF_SOURCES) tools/compile_bpf.py | $(BIN)/python
 include tests/k8s/k8s.mk
 include tests/vm/vm.mk
 include tests/otel/otel.mk
+include tests/image/image.mk

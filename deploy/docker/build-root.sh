@@ -23,3 +23,5 @@ $pip install --no-deps "$work"/wheels/*.whl
 # What running does not need.
 find /opt/cap-exporter -name __pycache__ -prune -exec rm -rf {} +
 rm -rf /opt/cap-exporter/lib/python3*/site-packages/pip /opt/cap-exporter/lib/python3*/site-packages/pip-*
+# Half of the Kubernetes client, a second one for asyncio that the first never imports.
+rm -rf /opt/cap-exporter/lib/python3*/site-packages/kubernetes/aio
