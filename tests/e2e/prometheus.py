@@ -53,7 +53,8 @@ class _Running:
 
 
 class Prometheus(_Running):
-    """Scrapes these ports of this machine. ``more``: parts of the configuration."""
+    """Scrapes these ports of this machine. under: a command that executes it. port: its own, a free
+    one if None. ``more``: parts of the configuration."""
 
     def __init__(
         self,
@@ -61,9 +62,11 @@ class Prometheus(_Running):
         ports: list[int],
         interval: str = "500ms",
         flags: tuple[str, ...] = (),
+        under: tuple[str, ...] = (),
+        port: int | None = None,
         **more: Any,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         config: dict[str, Any] = {
             "global": {
                 "scrape_interval": interval,
@@ -83,6 +86,7 @@ class Prometheus(_Running):
         super().__init__(
             folder,
             [
+                *under,
                 "prometheus",
                 f"--config.file={path}",
                 f"--storage.tsdb.path={folder / 'tsdb'}",
