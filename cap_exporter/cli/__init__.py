@@ -66,7 +66,11 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done; 1 the answer is no, or nothing was found; 2 wrong usage or "
+    epilog="\b\nFirst steps:\n"
+    "  sudo cap-exporter doctor           does it work here?\n"
+    "  sudo cap-exporter profile --for 30s\n"
+    "  sudo cap-exporter run              then: cap-exporter top\n\n"
+    "Exit status: 0 done; 1 the answer is no, or nothing was found; 2 wrong usage or "
     "configuration; 3 this host cannot do it.",
 )
 @click.option(
@@ -109,7 +113,7 @@ def main() -> None:
     """The console script."""
     try:
         group(prog_name="cap-exporter")
-    except SourceError as error:
+    except (SourceError, PermissionError) as error:
         from cap_exporter.cli.next_step import explain
 
         click.echo(explain(error, sys.argv), err=True)

@@ -12,8 +12,11 @@ from cap_exporter.sources.diagnosis import effective_capabilities, missing_capab
 from cap_exporter.sources.recording import RecordingError
 
 
-def explain(error: SourceError, typed: Sequence[str]) -> str:
+def explain(error: SourceError | PermissionError, typed: Sequence[str]) -> str:
     """For standard error: what is wrong, and the next step. typed: the command line."""
+    as_root = f"\nRun it as root: sudo {shlex.join(typed)}" if os.geteuid() != 0 else ""
+    if isinstance(error, PermissionError):
+        return f"cap-exporter: {error.filename or 'the kernel'}: {error.strerror}.{as_root}"
     if isinstance(error.__cause__, RecordingError):
         text = str(error)
         if "`cap-exporter record" not in text:
@@ -24,9 +27,9 @@ def explain(error: SourceError, typed: Sequence[str]) -> str:
         return f"cap-exporter: {error}\n`cap-exporter doctor` tells more about this host."
     # Each way to count says the same of them: once is enough.
     text = f"cap-exporter: counting takes {' and '.join(missing)}, which this process has not."
-    if os.geteuid() != 0:
-        text += f"\nRun it as root: sudo {shlex.join(typed)}"
+    names = "BPF, PERFMON, SYSLOG, DAC_READ_SEARCH"
     return (
-        f"{text}\nIn a container: securityContext.capabilities.add: [BPF, PERFMON, SYSLOG, "
-        "DAC_READ_SEARCH] (docker: --cap-add).\n`cap-exporter doctor` tells more about this host."
+        f"{text}{as_root}\n"
+        f"In a container: securityContext.capabilities.add: [{names}] (docker: --cap-add).\n"
+        "`cap-exporter doctor` tells more about this host."
     )

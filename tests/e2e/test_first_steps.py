@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,14 +55,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(folder, url, served.page.port, f"http://127.0.0.1:{free_port()}")
 
 
+def may_be_read_by_all(path: Path) -> bool:
+    return all(one.stat().st_mode & stat.S_IXOTH for one in path.parents)
+
+
 def run(*arguments: str, unprivileged: bool = False) -> tuple[int, str]:
     """In a process of its own: exit status, and all that was said."""
     before: list[str] = []
     if unprivileged and os.geteuid() == 0:
-        # This folder may be root's alone: reading is all that is left to the user.
-        right = "+dac_read_search"
         before = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        before += [f"--inh-caps={right}", f"--ambient-caps={right}"]
+        if not may_be_read_by_all(COMMAND):
+            # This folder is root's alone: reading is what is left to the user.
+            before += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     done = subprocess.run(
         [*before, COMMAND, *arguments],
         capture_output=True,
@@ -186,6 +192,21 @@ def test_without_root_each_command_that_counts_says_what_it_takes(place: Place, 
         assert word in said
     # The same command, to be typed again.
     assert f"cap-exporter {place.fill(line)}" in said
+
+
+def test_without_root_what_only_root_may_see_says_so(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/closed")
+
+    monkeypatch.setattr("cap_exporter.cli.group", closed)
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    status, said = here("unload")
+    assert status == 3
+    assert said == (
+        f"cap-exporter: /closed: Permission denied.\nRun it as root: sudo {COMMAND} unload\n"
+    )
 
 
 @pytest.mark.needs("setpriv")
