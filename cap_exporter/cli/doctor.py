@@ -47,6 +47,7 @@ _LOOKED_AT = (
     "kubeconfig",
     "node_name",
     "docker_socket",
+    "pin",
 )
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,18 +168,37 @@ def _settings(_wanted: Wanted) -> Iterator[Finding]:
         yield Finding("sysctl.bpf_stats_enabled", title, Status.OK, "off")
 
 
-def _file_systems(_wanted: Wanted) -> Iterator[Finding]:
-    for name, path, use in (
-        ("tracefs", Path("/sys/kernel/tracing/events"), "kprobes before Linux 4.17"),
-        ("bpffs", Path("/sys/fs/bpf"), "keeping counters over a restart"),
-    ):
-        try:
-            mounted = path.exists() if name == "tracefs" else os.path.ismount(path)
-        except PermissionError:
-            yield Finding(name, name, Status.INFO, f"{path} cannot be seen without root")
-            continue
-        detail = "mounted" if mounted else f"not mounted (only needed for {use})"
-        yield Finding(name, name, Status.OK if mounted else Status.INFO, detail)
+def _tracefs(_wanted: Wanted) -> Iterator[Finding]:
+    path = Path("/sys/kernel/tracing/events")
+    try:
+        mounted = path.exists()
+    except PermissionError:
+        yield Finding("tracefs", "tracefs", Status.INFO, f"{path} cannot be seen without root")
+        return
+    detail = "mounted" if mounted else "not mounted (only needed for kprobes before Linux 4.17)"
+    yield Finding("tracefs", "tracefs", Status.OK if mounted else Status.INFO, detail)
+
+
+def _bpffs(wanted: Wanted) -> Iterator[Finding]:
+    """proc_pid_mounts(5)"""
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    points = [Path(fields[1]) for fields in lines if fields[2] == "bpf"]
+    if wanted.pin is None:
+        where = ", ".join(map(str, points)) or "not mounted"
+        status = Status.OK if points else Status.INFO
+        yield Finding("bpffs", "bpffs", status, f"{where} (only needed for --pin)")
+    elif any(wanted.pin.resolve().is_relative_to(point) for point in points):
+        yield Finding("bpffs", "bpffs", Status.OK, f"{wanted.pin} is on one: counts can stay there")
+    else:
+        yield Finding(
+            "bpffs",
+            "bpffs",
+            Status.FAILED,
+            f"{wanted.pin} is on no BPF file system, so `run` does not start",
+            "mount one, and give a folder on it (--pin); in a container mount the host's "
+            "/sys/fs/bpf",
+            "mount -t bpf bpf /sys/fs/bpf",
+        )
 
 
 def _sysctl(name: str) -> str | None:
@@ -197,5 +215,6 @@ CHECKS: Final = (
     Check("lockdown", "lockdown", _lockdown),
     Check("symbols", "kernel symbols", _symbols),
     Check("sysctl", "kernel settings", _settings),
-    Check("file_systems", "file systems", _file_systems),
+    Check("tracefs", "tracefs", _tracefs),
+    Check("bpffs", "bpffs", _bpffs),
 )

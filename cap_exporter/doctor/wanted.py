@@ -29,6 +29,7 @@ class Wanted:
     kubeconfig: Path | None = None
     node_name: str | None = None
     docker_socket: Path | None = None
+    pin: Path | None = None
     otlp: Flags = field(default_factory=Flags)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     deep: bool = False

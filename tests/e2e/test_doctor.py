@@ -100,6 +100,19 @@ def test_what_is_secret_is_never_shown(level: str) -> None:
     assert SECRET not in done.stdout + done.stderr
 
 
+def test_what_is_no_utf_8_terminal_gets_ascii_and_no_colour_where_none_is_wanted(
+    tmp_path: Path,
+) -> None:
+    line = [f"--source=replay:{tmp_path}/none", f"--docker-socket={tmp_path}/none"]
+    done = doctor("doctor", *line, PYTHONIOENCODING="ascii", COLUMNS="80")
+    assert done.stdout.isascii()
+    assert {line[0] for line in done.stdout.splitlines()} == set("+x-! ")
+    with Terminal(str(COMMAND), "doctor", *line, NO_COLOR="1") as terminal:
+        terminal.ends()
+        assert "✗ counting" in terminal.text
+        assert terminal.colours() == {"default"}
+
+
 @pytest.mark.needs("setsid")
 def test_a_recording_tells_on_a_terminal_how_far_it_is_and_nothing_in_a_pipe(
     tmp_path: Path,

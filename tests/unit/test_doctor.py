@@ -98,6 +98,12 @@ def test_a_file_without_btf_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert "--btf" in found.remedy
 
 
+def test_a_folder_for_counts_that_is_on_no_bpf_file_system_is_told(tmp_path: Path) -> None:
+    found = findings(*kernel.CHECKS, pin=tmp_path / "pins")["bpffs"]
+    assert found.status is Status.FAILED
+    assert str(tmp_path) in found.detail
+
+
 def test_the_clock_s_state_is_told() -> None:
     found = findings(*clock.CHECKS)
     assert re.match(r"\d{4}-\d\d-\d\d .*Z", found["clock"].detail)
