@@ -21,14 +21,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DONE := $(VENV)/done
 OBJECT := cap_exporter/_bpf/cap_checks.bpf.o
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h) $(shell find bpf/bcc-headers -name "*.h")
-CHECKED := $(wildcard cap_exporter tests benchmarks dashboards tools hatch_build.py)
+CHECKED := $(wildcard cap_exporter tests benchmarks dashboards demo tools hatch_build.py)
 
 .PHONY: help build run test check bench lock format pictures man clean build-packages run-packages test-packages \
 	python-choice
 
 help: ## Say what there is
 	@echo 'cap-exporter: make TARGET'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target what; do \
+	fold -s -w 66 <<<"$$what" | { read -r first; printf '  %-11s %s\n' "$$target" "$$first"; sed 's/^/              /'; }; \
+	done
 
 build: $(DONE)/project $(OBJECT) ## Make .venv with the cap-exporter command, and the BPF object; start nothing
 	@echo 'Built: $(BIN)/cap-exporter'
@@ -124,6 +126,7 @@ $(OBJECT): $(BPF_SOURCES) tools/compile_bpf.py | $(BIN)/python
 	@echo 'Compiling the BPF program'
 	@$(BIN)/python tools/compile_bpf.py
 
+include demo/demo.mk
 include tests/k8s/k8s.mk
 include tests/vm/vm.mk
 include tests/otel/otel.mk
