@@ -107,6 +107,7 @@ class Exporter:
         self._tree.scan()
         if self._keeper:
             self._removed_before = self._keeper.restore()
+            self.stats.counting_since = self._keeper.since
         self._source.introduce(self._tree.items())
         self._last_drain = time.monotonic()
         self.opened.set()

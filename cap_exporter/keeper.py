@@ -63,6 +63,8 @@ class Keeper:
         self._identities = identities
         self._ledger = ledger
         self._fits = True
+        self.since = time.time()
+        """When what is counted began; seconds since the epoch."""
 
     @property
     def is_active(self) -> bool:
@@ -80,6 +82,7 @@ class Keeper:
             log.warning("what was counted before was saved in another format: counts begin anew")
             document = {}
         if document:
+            self.since = document["since"]
             state = _ledger_state(document["ledger"])
             self._ledger.resume(state)
             # A pod that went meanwhile is known to nobody else.
@@ -117,6 +120,7 @@ class Keeper:
         counted = {*self._source.counted, *(key.cgroup for key, _ in waiting)}
         return {
             "format": FORMAT,
+            "since": self.since,
             "ledger": _from_ledger(self._ledger.state()),
             "waiting": [(*key.cgroup, layout.encode_kind(key), n) for key, n in waiting],
             # Also of those without checks: the kernel tells a path once, and no more of one that

@@ -452,6 +452,8 @@ class Ledger:
             )
             for series in self._series.values():
                 self._refresh(series)
+            if self._overflow.counts:
+                self._refresh(self._overflow.series)
 
     def cgroups(self) -> frozenset[CgroupKey]:
         """Cgroups that count as existing. One that does not exist any more (its removal was

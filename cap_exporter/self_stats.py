@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,6 +54,9 @@ class SelfStats:
 
     source: SourceInfo | None = None
     """What counts, once it is attached."""
+    counting_since: float = field(default_factory=time.time)
+    """When what is published began to be counted; seconds since the epoch. Before this process,
+    where it goes on with another's counts."""
     drain_durations: Durations = field(default_factory=_drain_durations)
     """How long drains took: reading the counters, naming the cgroups, adding up."""
     out_of_scope_checks: int = 0

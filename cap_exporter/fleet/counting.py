@@ -6,7 +6,7 @@ begins. Here the growth is the sum of the differences, and a value counts in ful
 began at 0 since the sample before it:
 
 * the value fell;
-* the exporter started anew in between (process_start_time_seconds);
+* counting began anew in between (cap_exporter_counting_start_time_seconds);
 * the exporter was scraped in between and did not have the series: it had gone, and came again;
 * there is no sample before it, but the exporter was scraped before, or started in the window.
 
@@ -58,7 +58,7 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 Target: TypeAlias = Labels
 
 BUILD_INFO = "cap_exporter_build_info"
-START_TIME = "process_start_time_seconds"
+START_TIME = "cap_exporter_counting_start_time_seconds"
 
 _NOT_TARGETS = frozenset(
     {*CHOICES, "capability", "verdict", "user_namespace", "reason", "version", "python_version"}

@@ -185,6 +185,13 @@ class SelfCollector:
             source.add_metric(stats.source, 1)
         yield source
 
+        yield GaugeMetricFamily(
+            "cap_exporter_counting_start_time_seconds",
+            "When what is published began to be counted, since the epoch. Before the process's own "
+            "start where it goes on with another's counts (--pin).",
+            value=stats.counting_since,
+        )
+
         counts, total = stats.drain_durations.read()
         buckets, so_far = [], 0
         bounds = [*map(str, stats.drain_durations.bounds), "+Inf"]

@@ -108,10 +108,11 @@ def test_everything_is_there_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_pod_has_the_least_that_it_needs() -> None:
-    for values, more in (
-        ("defaults", []),
-        ("no-rights", ["SYS_RESOURCE"]),
-        ("everything", ["SYS_RESOURCE", "SYS_ADMIN"]),
+    for values, more, paths in (
+        ("defaults", [], []),
+        ("no-rights", ["SYS_RESOURCE"], ["/sys/fs/bpf"]),  # what was kept is removed
+        ("secured", [], ["/sys/fs/bpf"]),  # counts are kept
+        ("everything", ["SYS_RESOURCE", "SYS_ADMIN"], []),
     ):
         (daemon_set,) = [o for o in render(CHART / f"ci/{values}.yaml") if o["kind"] == "DaemonSet"]
         spec = daemon_set["spec"]["template"]["spec"]
@@ -127,7 +128,22 @@ def test_the_pod_has_the_least_that_it_needs() -> None:
         for field in ("hostPID", "hostNetwork", "hostIPC"):
             assert field not in spec
         host_paths = [v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v]
-        assert host_paths == ["/sys/fs/cgroup"]
+        assert host_paths == ["/sys/fs/cgroup", *paths]
+
+
+def test_what_was_kept_on_nodes_is_removed_before_counting_begins() -> None:
+    (daemon_set,) = [o for o in render(CHART / "ci/no-rights.yaml") if o["kind"] == "DaemonSet"]
+    spec = daemon_set["spec"]["template"]["spec"]
+    (unload,) = spec["initContainers"]
+    (container,) = spec["containers"]
+    assert unload["args"] == ["unload", "--pin=/sys/fs/bpf/cap-exporter"]
+    assert unload["securityContext"] == container["securityContext"]
+    assert {"name": "bpf", "mountPath": "/sys/fs/bpf"} in unload["volumeMounts"]
+    assert not [arg for arg in container["args"] if arg.startswith("--pin")]
+    (pinned,) = [o for o in render(CHART / "ci/secured.yaml") if o["kind"] == "DaemonSet"]
+    (container,) = pinned["spec"]["template"]["spec"]["containers"]
+    assert "--pin=/sys/fs/bpf/cap-exporter" in container["args"]
+    assert {"name": "bpf", "mountPath": "/sys/fs/bpf"} in container["volumeMounts"]
 
 
 def test_the_service_account_may_read_pods_and_nothing_else() -> None:

@@ -57,7 +57,7 @@ class RunningExporter:
         self.metrics_port, self.page_port = int(found[1]), int(found[2])
 
     def _wait_for(self, pattern: str) -> re.Match[str]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60  # in emulated machines, with others at work
         while time.monotonic() < deadline:
             found = re.search(pattern, self.log.read_text())
             if found:

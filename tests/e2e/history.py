@@ -52,7 +52,7 @@ class Node:
         if self.changed:
             text = b"".join(write_page(self.metrics, Format.OPENMETRICS)).decode()
             own = f'job="cap",instance="{self.instance}",cluster="c"'
-            self._lines = [f"process_start_time_seconds{{{own}}} {self.started}"]
+            self._lines = [f"cap_exporter_counting_start_time_seconds{{{own}}} {self.started}"]
             for line in text.splitlines():
                 if line.startswith(("capability_", "cap_exporter_build_info")):
                     name, _, rest = line.partition("{")

@@ -77,3 +77,14 @@ projected:
         name: {{ . }}
     {{- end }}
 {{- end -}}
+
+{{- define "cap-exporter.securityContext" -}}
+runAsUser: 0
+runAsGroup: 0
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  add:
+    {{- include "cap-exporter.capabilities" . | nindent 4 }}
+{{- end }}
