@@ -7,9 +7,11 @@ comparing one list of numbers with the last one.
 
 from __future__ import annotations
 
+import gc
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from cap_exporter.model import CgroupKey, CheckKey
@@ -200,11 +202,12 @@ class CounterTable:
         self._counts = counts
         if counts == before:
             return []
-        return [
-            (key, new - old)
-            for key, new, old in zip(self._keys, counts, before, strict=True)
-            if new != old
-        ]
+        with _collector_paused():
+            return [
+                (key, new - old)
+                for key, new, old in zip(self._keys, counts, before, strict=True)
+                if new != old
+            ]
 
     def _drop(self, slots: Sequence[int]) -> None:
         """They were read for the last time."""
@@ -217,3 +220,16 @@ class CounterTable:
         self._counts = [self._counts[i] for i in keep]
         self._read = None
         self._final += slots
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """While as many objects are made as there are keys, without a cycle among them: the collector
+    would look through all of them again and again, and take longer than the reading."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
