@@ -27,7 +27,7 @@ def command(pin: Path) -> None:
         click.echo(f"There is nothing in {pin}.")
         return
     try:
-        with closing(Pins(LibBpf(), pin)) as pins:
+        with closing(Pins(LibBpf(), pin, patience=0)) as pins:
             attached = pins.unload()
     except OSError as error:
         raise click.ClickException(f"cannot remove {pin}: {error.strerror or error}") from error

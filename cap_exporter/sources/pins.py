@@ -120,8 +120,9 @@ class Adopted:
 class Pins:
     """The folder of a set, and the lock on it."""
 
-    def __init__(self, bpf: LibBpf, folder: Path) -> None:
-        """Makes the folder and takes the lock. Raises SourceError."""
+    def __init__(self, bpf: LibBpf, folder: Path, *, patience: float = PATIENCE) -> None:
+        """Makes the folder and takes the lock, which another process may hold for ``patience``
+        more seconds. Raises SourceError."""
         self._bpf = bpf
         self.folder = folder
         self.live = folder / "live"
@@ -139,7 +140,7 @@ class Pins:
                 "(`mount -t bpf bpf /sys/fs/bpf`; in a container mount the host's /sys/fs/bpf)"
             )
         self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
