@@ -24,7 +24,7 @@ VERDICT: Final = "counting"
 #: Seconds: the verifier reads the programs on each loading, and a small machine takes its time.
 _LOADING: Final = 20.0
 #: Seconds for BCC, which compiles first.
-_COMPILING: Final = 90.0
+_COMPILING: Final = 180.0
 
 #: Room for counters while trying: as little as will do.
 _SLOTS: Final = 1024
@@ -40,6 +40,8 @@ class Counting:
         self._usable: list[str] = []
         self._lossy: list[str] = []
         self._bcc_works = False
+        self._bcc_tried = ""
+        """Began to compile, and has not ended."""
 
     def checks(self) -> tuple[Check, ...]:
         if not self._wanted.live:
@@ -86,7 +88,9 @@ class Counting:
         elif not (wanted.deep or needed):
             yield from self._bcc_at(place, title)
         else:
+            self._bcc_tried = f"; BCC was not ready within {_COMPILING:g} s"
             yield self._compile(wanted, title)
+            self._bcc_tried = ""
 
     def _bcc_at(self, place: Path, title: str) -> Iterator[Finding]:
         import platform
@@ -159,7 +163,7 @@ class Counting:
                 VERDICT,
                 title,
                 Status.FAILED,
-                "no way to attach works",
+                f"no way to attach works{self._bcc_tried}",
                 "the reasons are above: mend one of them",
             )
 
