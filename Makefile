@@ -46,7 +46,7 @@ run: build run-packages ## Build, then count this host's capability checks until
 
 test: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Run the tests: unit, real kernel, end to end
 	@[[ $$EUID == 0 ]] || echo 'Not root: the kernel tests are skipped. sudo make test runs them all.'
-	@$(BIN)/python -m pytest tests/unit tests/rules tests/deploy tests/kernel tests/e2e $(ARGS)
+	@$(BIN)/python -m pytest tests/unit tests/fuzz tests/rules tests/deploy tests/kernel tests/e2e $(ARGS)
 
 check: $(DONE)/dev $(OBJECT) ## Check style and types, and that the C compiles without a warning
 	@echo 'ruff check, ruff format --check, mypy --strict'
@@ -130,4 +130,6 @@ include demo/demo.mk
 include tests/k8s/k8s.mk
 include tests/vm/vm.mk
 include tests/otel/otel.mk
+include tests/fuzz/fuzz.mk
+include tests/soak/soak.mk
 include tests/image/image.mk

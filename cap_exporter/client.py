@@ -37,7 +37,7 @@ def ask_exporter(
     with site.pool, closing(_get(site, address, timeout)) as answer:
         try:
             document = json.loads(_whole(site, address, answer))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NoAnswer(f"no answer from {site.url}{address}: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("containers"), list):
         raise NoAnswer(f"{site.url}{address} is no cap-exporter: its answer has no containers")
@@ -66,7 +66,7 @@ def follow_events(
                         last = line[4:]
                     elif line.startswith("data: {"):
                         yield json.loads(line[6:])
-        except (HTTPError, OSError, ValueError, NoAnswer) as error:
+        except (HTTPError, OSError, ValueError, RecursionError, NoAnswer) as error:
             if not connected:
                 if isinstance(error, NoAnswer):
                     raise

@@ -24,12 +24,7 @@ class ConfigError(Exception):
 def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
     """Option values by parameter name (``drain_interval``). Keys may be written with dashes or
     underscores. Raises ConfigError."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    document = load_yaml(path)
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -45,6 +40,23 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
             raise ConfigError(f"{path}: the value of {key!r} must not be a mapping")
         values[name] = value
     return values
+
+
+def load_yaml(path: Path) -> object:
+    """The file's one document. Raises ConfigError, without a word of what the file says: it may
+    hold secrets."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError(f"{path} is not valid YAML{where}: {problem}") from error
+    except (ValueError, RecursionError) as error:
+        # Not UTF-8; a date that is none; brackets in brackets in brackets.
+        raise ConfigError(f"{path} is not valid YAML: {type(error).__name__}") from error
 
 
 def for_command(command: click.Command, values: dict[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class EngineNames:
                 return ""
             found = json.loads(body)
             name = found.get("Name") if isinstance(found, dict) else None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             self._note(f"the container engine at {self._path} cannot be asked: {error}")
             return ""
         finally:

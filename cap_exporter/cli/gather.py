@@ -142,7 +142,7 @@ def read(path: Path) -> dict[str, Any]:
             f"cannot read {path}: {error.strerror or error}. Write one: "
             f"cap-exporter profile -o json > FILE"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.ClickException(f"{path} is not JSON: {error}") from error
     containers = document.get("containers") if isinstance(document, dict) else None
     if not isinstance(containers, list) or not all(_is_profile(one) for one in containers):

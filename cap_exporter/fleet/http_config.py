@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from cap_exporter.config import ConfigError, load_yaml
 
 #: Keys of the format that are not for here, and what to do.
 _NOT_HERE = {
@@ -41,11 +41,9 @@ class HttpConfig:
 def read_http_config(path: Path) -> HttpConfig:
     """Files that it names are relative to its folder. Raises HttpConfigError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HttpConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HttpConfigError(f"{path} is not valid YAML: {error}") from error
+        document = load_yaml(path)
+    except ConfigError as error:
+        raise HttpConfigError(str(error)) from error
     return _Reader(path).read({} if document is None else document)
 
 

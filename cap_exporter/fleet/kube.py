@@ -280,7 +280,7 @@ def _get_profiles(connected: Any, where: Where) -> dict[str, Any]:
         raise _Failed("its answer has no end")
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Failed("its answer is no JSON: is that port an exporter's page?") from error
     containers = document.get("containers") if isinstance(document, dict) else None
     if not isinstance(containers, list) or not all(isinstance(one, dict) for one in containers):

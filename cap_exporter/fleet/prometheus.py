@@ -101,7 +101,7 @@ class Prometheus:
         text = answer.data.decode("utf-8", "replace")
         try:
             document = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if isinstance(document, dict) and document.get("status") == "success":
             data = document.get("data")

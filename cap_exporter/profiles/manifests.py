@@ -78,7 +78,7 @@ def _of_file(file: Path) -> Iterator[Manifest]:
         documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise ManifestError(f"cannot read {file}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ManifestError(
             f"{file} is not valid YAML: {error}. A template has to be rendered first: helm template"
         ) from error

@@ -83,16 +83,20 @@ class EventReader:
         self._told = told or boot
 
     def read(self, record: bytes) -> Event:
-        """Raises ValueError for a record that is too short."""
+        """Raises ValueError for a record that is too short, or of no hierarchy or class."""
         raw = layout.CheckEvent.from_buffer_copy(record)
         # Asked anew each time: the wall clock may be set, and jumps with a suspended host.
         wall = self._wall()
         since_boot = wall - self._boot()
-        hierarchy = self._hierarchy_ids[raw.key >> layout.KEY_HIERARCHY_SHIFT & 3]
-        cgroup = CgroupKey(hierarchy, raw.key >> layout.KEY_CGROUP_SHIFT)
+        try:
+            hierarchy = self._hierarchy_ids[raw.key >> layout.KEY_HIERARCHY_SHIFT & 3]
+            cgroup = CgroupKey(hierarchy, raw.key >> layout.KEY_CGROUP_SHIFT)
+            check = layout.decode_kind(raw.key, cgroup)
+        except IndexError as error:
+            raise ValueError(f"an event with the key {raw.key:#x}") from error
         return Event(
             time=(raw.time + wall - self._told()) / 1e9,
-            check=layout.decode_kind(raw.key, cgroup),
+            check=check,
             process=_process(raw.process, _names(raw, 0), _names(raw, 1), since_boot),
             parent=_process(raw.parent, _names(raw, 2), _names(raw, 3), since_boot),
             tid=raw.tid,
