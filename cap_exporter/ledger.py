@@ -89,7 +89,8 @@ class Account(NamedTuple):
     first_seen: float
     """Seconds since the epoch: the first drain that had checks of it, or observe()."""
     last_seen: float
-    """Seconds since the epoch: the last drain that had checks of it, or observe()."""
+    """Seconds since the epoch: the last drain while it was there, whether or not that had checks
+    of it; its end, if that was seen."""
     gone_at: float | None
     """Seconds since the epoch when its last cgroup was removed; None while it is there."""
     granted: Granted | None
@@ -355,6 +356,25 @@ class Ledger:
                     ended.append(account.series.labels)
         return ended
 
+    def clock_moved(self, by: float) -> None:
+        """The clock of all times here was set by so many seconds: they move along. A series'
+        ``since`` stays, but is never later than the last drain."""
+        with self._lock:
+            if self._counted_until is not None:
+                self._counted_until += by
+            self._gone = {cgroup: at + by for cgroup, at in self._gone.items()}
+            for account in self._accounts.values():
+                account.first_seen += by
+                account.last_seen += by
+                if account.gone_at is not None:
+                    account.gone_at += by
+            latest = self._counted_until
+            for series in (*self._series.values(), self._overflow.series):
+                if latest is not None and series.since > latest:
+                    series.since = latest
+                    if series is not self._overflow.series:
+                        self._refresh(series)
+
     # Any thread
 
     def snapshot(self) -> Snapshot:
@@ -372,7 +392,7 @@ class Ledger:
                     account.identity,
                     account.counts,
                     account.first_seen,
-                    account.last_seen,
+                    max(account.last_seen, account.gone_at or self._counted_until or 0.0),
                     account.gone_at,
                     united(account.held.values()) if account.held else None,
                     account.began,

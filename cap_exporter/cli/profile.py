@@ -13,6 +13,8 @@ import click
 from cap_exporter.cli import gather
 from cap_exporter.cli.nearest import unknown_names
 from cap_exporter.cli.options import log_options, option, set_up_logging, source_options
+from cap_exporter.profiles.advice import bare
+from cap_exporter.profiles.profile import has_own_users, unused
 from cap_exporter.terminal import printable
 
 
@@ -135,8 +137,12 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
     def lines(of: list[str], style: str) -> Text:
         return Text("\n".join(map(printable, of)) or "-", style=style if of else "dim")
 
-    def counts(of: dict[str, int], style: str) -> Text:
-        return lines([f"{name.removeprefix('CAP_')} {count}" for name, count in of.items()], style)
+    def counts(one: dict[str, Any], what: str, style: str) -> Text:
+        """Those over a user namespace of its own are no less used, and are not over the host."""
+        inner = one["in_user_namespace"][what] if has_own_users(one) else {}
+        found = [f"{bare(name)} {count}" for name, count in one[what].items()]
+        found += [f"{bare(name)} {count} (own users)" for name, count in inner.items()]
+        return lines(found, style)
 
     # Fits 80 columns. Only the container's name is broken: of a capability's it is hard to read.
     table = Table(show_lines=True, box=box.HORIZONTALS)
@@ -149,8 +155,8 @@ def _print_table(containers: list[dict[str, Any]]) -> None:
         background = sum(sum(of.values()) for of in one["background"].values())
         table.add_row(
             Text(printable(_place(one))),
-            counts(one["used"], "green"),
-            counts(one["denied"], "bold red"),
+            counts(one, "used", "green"),
+            counts(one, "denied", "bold red"),
             _unused(one),
             str(background),
         )
@@ -175,9 +181,7 @@ def _unused(one: dict[str, Any]) -> Any:
     """``11 of 14``: of what it holds. `advise` says which."""
     from rich.text import Text
 
-    granted = one.get("granted")
-    if not granted:
+    found = unused(one)
+    if found is None:
         return Text("?", style="dim")
-    held = granted["bounding"]
-    unused = sum(1 for name in held if name not in one["used"])
-    return Text(f"{unused} of {len(held)}", style="yellow" if unused else "dim")
+    return Text(f"{len(found)} of {len(one['granted']['bounding'])}", "yellow" if found else "dim")

@@ -53,7 +53,8 @@ def advise(profile: Mapping[str, Any]) -> dict[str, Any]:
                 "checks": used[name],
                 "asked_by": asked_by.get(name, []),
                 "reason": f"used {times(used[name])}",
-                "implies": _text(knowledge.IMPLIES, name),
+                # That is about the node, over which these hold nothing.
+                "implies": "" if own_users else _text(knowledge.IMPLIES, name),
                 "instead": _text(knowledge.INSTEAD, name),
             }
             for name in needed
@@ -178,7 +179,8 @@ def _notes(
 ) -> Iterable[dict[str, str]]:
     declared = profile.get("declared") or {}
     granted = profile.get("granted") or {}
-    if non_root:
+    # Root of a user namespace of its own is another uid on the node.
+    if non_root and not own_users:
         uids = ", ".join(map(str, granted["uids"]))
         if advice["needed"]:
             yield _note(

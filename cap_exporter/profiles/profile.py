@@ -4,7 +4,7 @@ what its pod declares. schemas/profile.schema.json is the schema of the document
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -102,6 +102,24 @@ def document(
     ]
     profiles.sort(key=lambda p: (p["namespace"], p["pod"], p["container"], p["container_id"]))
     return {"containers": profiles}
+
+
+def unused(profile: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Of what its processes hold, what it never used over the user namespace that they hold it
+    over; None: nobody has looked."""
+    granted = profile.get("granted")
+    if not granted:
+        return None
+    used = set(profile["used"])
+    if has_own_users(profile):
+        used |= profile["in_user_namespace"]["used"].keys()
+    return tuple(name for name in granted["bounding"] if name not in used)
+
+
+def has_own_users(profile: Mapping[str, Any]) -> bool:
+    """Whether its processes are known to be in a user namespace that is not the host's."""
+    granted = profile.get("granted")
+    return granted is not None and granted.get("user_namespace_is_host") is False
 
 
 def _granted(granted: Granted | None) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from cap_exporter.profiles.profile import unused
 from cap_exporter.terminal import printable
 
 Profile = dict[str, Any]
@@ -145,7 +146,7 @@ def _row(one: Profile, base: Mapping[Key, tuple[Counts, Counts]] | None, seconds
         sum(denied.values()),
         rate(sum(used.values()), sum(used_before.values())),
         rate(sum(denied.values()), sum(denied_before.values())),
-        None if held is None else tuple(name for name in held if name not in used),
+        unused(one),
     )
 
 

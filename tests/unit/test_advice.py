@@ -19,6 +19,7 @@ from cap_exporter.profiles.formats import POD_SPEC, TEXTS, kubernetes, patch
 from cap_exporter.profiles.manifests import compare, read_manifests
 from cap_exporter.profiles.merge import by_workload
 from cap_exporter.profiles.pod_security import Level, level_of
+from cap_exporter.profiles.profile import unused
 
 DEFAULTS = [f"CAP_{name}" for name in CONTAINERD_DEFAULT]
 
@@ -153,6 +154,11 @@ def test_checks_over_a_user_namespace_of_the_pod_count_and_those_of_an_inner_one
     inner = {"used": {"CAP_SYS_ADMIN": 3}, "denied": {}}
     of_pod = granted(user_namespace_is_host=False)
     assert advice_of(profile(in_user_namespace=inner, granted=of_pod))["add"] == ["SYS_ADMIN"]
+    in_own = profile(in_user_namespace=inner, granted=of_pod | {"uids": [100000]})
+    assert {note["kind"] for note in advice_of(in_own)["notes"]} == {"user-namespace"}
+    chown = {"used": {"CAP_CHOWN": 3}, "denied": {}}
+    assert "CAP_CHOWN" not in (unused(profile(in_user_namespace=chown, granted=of_pod)) or ())
+    assert "CAP_CHOWN" in (unused(profile(in_user_namespace=chown)) or ())
     advice = advice_of(profile(in_user_namespace=inner))
     assert advice["add"] == []
     assert any(note["kind"] == "inner-namespace" for note in advice["notes"])

@@ -48,6 +48,16 @@ def totals(ledger: Ledger) -> dict[Labels, int]:
     )
 
 
+def test_a_container_is_watched_while_it_is_there_also_when_it_asks_for_nothing() -> None:
+    ledger = Ledger(retention=RETENTION)
+    ledger.apply([(container("a"), check(1), 5)], 10.0)
+    ledger.apply([], 500.0)
+    assert [(one.first_seen, one.last_seen) for one in ledger.accounts()] == [(10.0, 500.0)]
+    ledger.gone(CgroupKey(0, 1), 510.0)
+    ledger.apply([], 600.0)
+    assert [one.last_seen for one in ledger.accounts()] == [510.0]
+
+
 def test_a_restart_keeps_the_series_also_after_the_old_id_is_retired() -> None:
     ledger = Ledger(retention=RETENTION)
     old, new = container("old"), container("new")
