@@ -46,6 +46,7 @@ def start(stack: ExitStack, folder: Path, name: str) -> tuple[RunningExporter, P
             folder,
             "--scope=containers",
             "--event-verdicts=all",
+            "--event-interval=10s",
             "--drain-interval=2s",
             f"--listen=127.0.0.1:{_port(10838)}",
             f"--page-listen=127.0.0.1:{_port(10839)}",
