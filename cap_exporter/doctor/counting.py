@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +38,10 @@ class Counting:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
-        self._usable: list[str] = []
-        self._lossy: list[str] = []
+        self._usable = ""
+        """The first way that loses nothing."""
+        self._lossy: dict[str, Finding] = {}
+        """Ways that lose checks, and what they say of events."""
         self._bcc_works = False
         self._bcc_tried = ""
         """Began to compile, and has not ended."""
@@ -49,7 +52,12 @@ class Counting:
         from cap_exporter.sources.libbpf import WAYS
 
         ways = [
-            Check(f"attach.{way.name}", f"attach by {way.name}", self._way(way.name), _LOADING)
+            Check(
+                f"attach.{way.name}",
+                f"attach by {way.name}",
+                partial(self._way, way.name),
+                _LOADING,
+            )
             for way in WAYS
             if self._wanted.attach in (None, way.name) and self._wanted.source != "bcc"
         ]
@@ -59,8 +67,44 @@ class Counting:
             Check(VERDICT, "counting", self._verdict),
         )
 
-    def _way(self, name: str) -> _Way:
-        return _Way(name, self._usable, self._lossy)
+    def _way(self, name: str, wanted: Wanted) -> Iterator[Finding]:
+        from cap_exporter.sources.libbpf import LibbpfSource
+
+        slug, title = f"attach.{name}", f"attach by {name}"
+        if diagnosis.missing_capabilities(diagnosis.effective_capabilities()):
+            yield Finding(slug, title, Status.INFO, _NOT_TRIED)
+            return
+        source = LibbpfSource(
+            discover(cgroup_root=wanted.cgroup_root),
+            attach=name,
+            btf=wanted.btf,
+            slots=_SLOTS,
+            events=wanted.events,
+        )
+        with _said_by_this_thread("cap_exporter.sources.libbpf") as said:
+            try:
+                source.open()
+                source.drain()
+            except SourceError as error:
+                reason = str(error).partition(":\n")[2].strip().removeprefix(f"{name}: ")
+                if wanted.attach is None:
+                    # Others may work: the verdict tells.
+                    yield Finding(slug, title, Status.INFO, reason or str(error))
+                else:
+                    remedy = "without --attach the first way that works is taken"
+                    yield Finding(slug, title, Status.FAILED, reason or str(error), remedy)
+                return
+            finally:
+                source.close()
+        if source.lossy:
+            self._lossy.setdefault(name, _events(wanted, said))
+            yield Finding(slug, title, Status.LIMITED, f"works, but {source.lossy}", _WHAT_IT_TAKES)
+        elif self._usable:
+            yield Finding(slug, title, Status.OK, "works too")
+        else:
+            self._usable = name
+            yield Finding(slug, title, Status.OK, "works and would be used")
+            yield _events(wanted, said)
 
     def _bcc(self, wanted: Wanted) -> Iterator[Finding]:
         from cap_exporter.sources.bcc_loader import DIST_PACKAGES
@@ -136,9 +180,7 @@ class Counting:
         title = "counting"
         missing = diagnosis.missing_capabilities(diagnosis.effective_capabilities())
         if self._usable:
-            yield Finding(
-                VERDICT, title, Status.OK, f"works: libbpf, attached by {self._usable[0]}"
-            )
+            yield Finding(VERDICT, title, Status.OK, f"works: libbpf, attached by {self._usable}")
         elif missing:
             yield Finding(
                 VERDICT,
@@ -150,12 +192,13 @@ class Counting:
         elif self._bcc_works and not self._lossy and wanted.source != "libbpf":
             yield Finding(VERDICT, title, Status.OK, "works: bcc")
         elif self._lossy:
+            way, events = next(iter(self._lossy.items()))
+            yield events
             yield Finding(
                 VERDICT,
                 title,
                 Status.LIMITED,
-                f"works: libbpf, attached by {self._lossy[0]}; how many checks were missed is "
-                "published",
+                f"works: libbpf, attached by {way}; how many checks were missed is published",
                 "boot with preempt=none or preempt=voluntary, or use a kernel with kprobes",
             )
         else:
@@ -171,56 +214,6 @@ class Counting:
 _WHAT_IT_TAKES: Final = "docs/kernels.md says what each way takes, and what to choose"
 
 _INSTALL_BCC: Final = "apt-get install python3-bpfcc"
-
-
-class _Way:
-    """Tries one way to attach of the libbpf source."""
-
-    def __init__(self, name: str, usable: list[str], lossy: list[str]) -> None:
-        self._name = name
-        self._usable = usable
-        self._lossy = lossy
-
-    def __call__(self, wanted: Wanted) -> Iterator[Finding]:
-        from cap_exporter.sources.libbpf import LibbpfSource
-
-        slug, title = f"attach.{self._name}", f"attach by {self._name}"
-        if diagnosis.missing_capabilities(diagnosis.effective_capabilities()):
-            yield Finding(slug, title, Status.INFO, _NOT_TRIED)
-            return
-        first = not self._usable
-        source = LibbpfSource(
-            discover(cgroup_root=wanted.cgroup_root),
-            attach=self._name,
-            btf=wanted.btf,
-            slots=_SLOTS,
-            events=wanted.events,
-        )
-        with _said_by_this_thread("cap_exporter.sources.libbpf") as said:
-            try:
-                source.open()
-                source.drain()
-            except SourceError as error:
-                reason = str(error).partition(":\n")[2].strip().removeprefix(f"{self._name}: ")
-                if wanted.attach is None:
-                    # Others may work: the verdict tells.
-                    yield Finding(slug, title, Status.INFO, reason or str(error))
-                else:
-                    remedy = "without --attach the first way that works is taken"
-                    yield Finding(slug, title, Status.FAILED, reason or str(error), remedy)
-                return
-            finally:
-                source.close()
-        if source.lossy:
-            self._lossy.append(self._name)
-            yield Finding(slug, title, Status.LIMITED, f"works, but {source.lossy}", _WHAT_IT_TAKES)
-        else:
-            self._usable.append(self._name)
-            yield Finding(
-                slug, title, Status.OK, "works and would be used" if first else "works too"
-            )
-        if first and len(self._usable) + len(self._lossy) == 1:
-            yield _events(wanted, said)
 
 
 def _events(wanted: Wanted, said: Sequence[str]) -> Finding:
@@ -244,7 +237,7 @@ def _events(wanted: Wanted, said: Sequence[str]) -> Finding:
 
 @contextmanager
 def _said_by_this_thread(logger: str) -> Iterator[list[str]]:
-    """Warnings of this logger while it is entered; they go nowhere else."""
+    """Warnings of this logger while it is entered. They are shown only where all is (debug)."""
     said: list[str] = []
     thread = threading.get_ident()
 
@@ -254,13 +247,14 @@ def _said_by_this_thread(logger: str) -> Iterator[list[str]]:
                 said.append(record.getMessage())
 
     log, keep = logging.getLogger(logger), Keep(logging.WARNING)
-    before = log.level
+    before, log.propagate = log.level, log.isEnabledFor(logging.DEBUG)
     log.addHandler(keep)
     log.setLevel(min(log.getEffectiveLevel(), logging.WARNING))
     try:
         yield said
     finally:
         log.removeHandler(keep)
+        log.propagate = True
         log.setLevel(before)
 
 

@@ -12,6 +12,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from cap_exporter.doctor.bounded import bounded
+from cap_exporter.doctor.counting import Counting
+from cap_exporter.doctor.finding import Status
+from cap_exporter.doctor.wanted import Wanted
 from tests.e2e.exporter import COMMAND, RunningExporter
 from tests.e2e.played import write_recording
 from tests.e2e.test_top import CURSOR_SHOWN, Terminal
@@ -71,6 +75,32 @@ def test_what_run_could_not_do_with_these_options_fails(tmp_path: Path) -> None:
     assert str(path) in found["btf"]["detail"]
 
 
+@pytest.mark.kernel
+def test_ways_that_lose_checks_are_the_last_choice(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lossy(*_: object) -> str:
+        return "of the test"
+
+    monkeypatch.setattr("cap_exporter.sources.preemption.why_not_tracepoint", lossy)
+    monkeypatch.setattr("cap_exporter.sources.preemption.why_not_fexit", lossy)
+    wanted = Wanted(source="libbpf", environ={})
+    found = [one for check in Counting(wanted).checks() for one in bounded(check, wanted)]
+    by_name = {one.name: one for one in found}
+    attached = [one for one in found if one.name.startswith("attach.") and "works" in one.detail]
+    assert attached
+    for one in attached:
+        lossless = one.name == "attach.kprobe"
+        assert one.status is (Status.OK if lossless else Status.LIMITED)
+        assert lossless or "of the test" in one.detail
+    best = next((one for one in attached if one.status is Status.OK), attached[0])
+    assert by_name["counting"].status is best.status
+    assert best.name.removeprefix("attach.") in by_name["counting"].detail
+    assert [one.status for one in found if one.name == "events"] == [Status.OK]
+    # What the source warns of is in the findings.
+    assert not caplog.records
+
+
 def test_it_knows_an_exporter_that_runs_already(tmp_path: Path) -> None:
     source = f"--source=replay:{write_recording(tmp_path / 'recording')}"
     with RunningExporter(tmp_path, source) as exporter:
@@ -107,7 +137,7 @@ def test_what_is_no_utf_8_terminal_gets_ascii_and_no_colour_where_none_is_wanted
     done = doctor("doctor", *line, PYTHONIOENCODING="ascii", COLUMNS="80")
     assert done.stdout.isascii()
     assert {line[0] for line in done.stdout.splitlines()} == set("+x-! ")
-    with Terminal(str(COMMAND), "doctor", *line, NO_COLOR="1") as terminal:
+    with Terminal(str(COMMAND), "doctor", *line, lines=60, NO_COLOR="1") as terminal:
         terminal.ends()
         assert "✗ counting" in terminal.text
         assert terminal.colours() == {"default"}
