@@ -101,6 +101,7 @@ static __noinline int audit_by_unwinding(void *ctx)
  * does: the stack is looked at as a kernel struct that is nothing but words. bpf_rdonly_cast()
  * is older (6.2) than the tracepoint whose program calls this.
  */
+#ifndef NO_RDONLY_CAST
 extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 
 static __always_inline void *stack_words(void *place)
@@ -112,6 +113,24 @@ static __always_inline __u64 stack_word(void *words, __u32 index)
 {
 	return *(__u64 *)(words + index * sizeof(__u64));
 }
+#else
+/*
+ * Kernels before 6.2, which don't have the tracepoint either: without its name libbpf does not look
+ * for it in the BTF of modules, which takes CAP_SYS_ADMIN (and libbpf 1.1 insists).
+ */
+static __always_inline void *stack_words(void *place)
+{
+	return place;
+}
+
+static __always_inline __u64 stack_word(void *words, __u32 index)
+{
+	__u64 word = 0;
+
+	bpf_probe_read_kernel(&word, sizeof(word), words + index * sizeof(__u64));
+	return word;
+}
+#endif
 
 /*
  * The tracepoint does not tell opts, but who called does (KERNEL functions that pass

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,11 +23,14 @@ OUTPUT = Path("cap_exporter/_bpf")
 
 SOURCE = Path("bpf/cap_checks.bpf.c")
 
-#: One object per machine, since a kprobe reads its arguments from that machine's registers.
-#: The wheel holds them all, which keeps it one wheel for every machine.
-OBJECTS: Mapping[str, str] = {
-    "cap_checks.bpf.o": "x86",
-    "cap_checks.arm64.bpf.o": "arm64",
+#: Of each the machine, since a kprobe reads its arguments from that machine's registers, and more
+#: flags: before 6.2 the kernel has no bpf_rdonly_cast(). The wheel holds them all, which keeps it
+#: one wheel for every machine.
+OBJECTS: Mapping[str, tuple[str, ...]] = {
+    "cap_checks.bpf.o": ("-D__TARGET_ARCH_x86",),
+    "cap_checks.arm64.bpf.o": ("-D__TARGET_ARCH_arm64",),
+    "cap_checks.before62.bpf.o": ("-D__TARGET_ARCH_x86", "-DNO_RDONLY_CAST"),
+    "cap_checks.before62.arm64.bpf.o": ("-D__TARGET_ARCH_arm64", "-DNO_RDONLY_CAST"),
 }
 
 #: BCC compiles on the host it runs on: the source itself is shipped, with the headers it includes.
@@ -44,7 +47,7 @@ class BuildError(Exception):
     """The objects cannot be built. The text names what is missing or wrong."""
 
 
-def compile_command(clang: str, target_arch: str, output: Path) -> list[str]:
+def compile_command(clang: str, defines: Sequence[str], output: Path) -> list[str]:
     """Run it in the repository's root: the paths in it are relative, so that none is recorded.
 
     -mcpu=v3: the atomic operations that return the old value need it (Linux 5.12), and its 32-bit
@@ -57,7 +60,7 @@ def compile_command(clang: str, target_arch: str, output: Path) -> list[str]:
         "-target",
         "bpf",
         "-mcpu=v3",
-        f"-D__TARGET_ARCH_{target_arch}",
+        *defines,
         "-Wall",
         "-Werror",
         "-Ibpf",
@@ -100,11 +103,11 @@ def build(root: Path, environ: Mapping[str, str]) -> list[Path]:
     output = root / OUTPUT
     output.mkdir(parents=True, exist_ok=True)
     built = []
-    for name, target_arch in OBJECTS.items():
+    for name, defines in OBJECTS.items():
         # Replaced in one step: a process that loads the object meanwhile sees the old or the new.
         partial = output / f".{name}.{os.getpid()}"
         try:
-            run(compile_command(clang, target_arch, partial), root)
+            run(compile_command(clang, defines, partial), root)
             run([strip, "--strip-debug", str(partial)], root)  # DWARF goes, .BTF and .BTF.ext stay
             partial.replace(output / name)
         finally:

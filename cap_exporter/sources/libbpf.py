@@ -76,14 +76,16 @@ WAYS: Final = (
 )
 
 
-def object_path() -> Path:
-    """The compiled object for this machine. Raises SourceError."""
+def object_path(*, before62: bool = False) -> Path:
+    """The compiled object for this machine. before62: for kernels without bpf_rdonly_cast().
+    Raises SourceError."""
     machine = platform.machine()
-    name = {"x86_64": "cap_checks.bpf.o", "aarch64": "cap_checks.arm64.bpf.o"}.get(machine)
-    if name is None:
+    of_machine = {"x86_64": "", "aarch64": ".arm64"}.get(machine)
+    if of_machine is None:
         raise SourceError(
             f"there is no BPF object for {machine} machines, only for x86_64 and aarch64"
         )
+    name = f"cap_checks{'.before62' if before62 else ''}{of_machine}.bpf.o"
     path = Path(str(resources.files("cap_exporter").joinpath("_bpf", name)))
     if not path.is_file():
         raise SourceError(f"the BPF object {path} is missing: run `make build` in the source tree")
@@ -136,13 +138,14 @@ class LibbpfSource:
     # -- opening ---------------------------------------------------------------------------------
 
     def open(self) -> SourceInfo:
-        path = self._path or object_path()
         bpf = LibBpf()
         try:
             types = KernelTypes(bpf, self._btf)
         except BpfError as error:
             raise SourceError(diagnosis.no_btf(self._btf)) from error
         try:
+            old = not types.parameters("bpf_rdonly_cast")
+            path = self._path or object_path(before62=old)
             config = self._configure(types)
             symbols = self._read_symbols()
             if self._pin is None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.compile_bpf import OBJECTS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 needs_compiler = pytest.mark.needs("clang", "llvm-strip")
@@ -62,7 +64,7 @@ def test_a_wheel_serves_every_machine_and_holds_an_object_for_each(wheel: Path) 
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         # ELF header: e_machine, 16 bits at offset 18; 247 is EM_BPF (elf.h).
-        for name in ("cap_checks.bpf.o", "cap_checks.arm64.bpf.o"):
+        for name in OBJECTS:
             code = archive.read(f"cap_exporter/_bpf/{name}")
             assert code[:4] == b"\x7fELF"
             assert int.from_bytes(code[18:20], "little") == 247
