@@ -46,7 +46,7 @@ def client_options(function: F) -> F:
 
 
 def no_answer(error: NoAnswer, otherwise: str) -> click.ClickException:
-    """With what to do. otherwise: how to do without an exporter, e.g. ``count right here: …``."""
+    """With what to do. otherwise: how to do without an exporter, e.g. ``count right here, as root: …``."""
     if isinstance(error, NotLetIn):
         return click.ClickException(f"{error}.")
     return click.ClickException(

@@ -111,7 +111,9 @@ def command(
                 _print(record, output)
                 shown += 1
     except NoAnswer as error:
-        raise no_answer(error, "watch right here: cap-exporter events --for 30s") from error
+        raise no_answer(
+            error, "watch right here, as root: cap-exporter events --for 30s"
+        ) from error
     except BrokenPipeError:
         # The reader has gone (`| head`): nothing is left to do, nor to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

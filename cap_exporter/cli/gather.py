@@ -103,7 +103,7 @@ def gather(
     try:
         return ask_exporter(url, config)
     except NoAnswer as error:
-        otherwise = f"count right here: cap-exporter {command} --for 30s"
+        otherwise = f"count right here, as root: cap-exporter {command} --for 30s"
         raise no_answer(error, otherwise) from error
 
 

@@ -23,7 +23,7 @@ from cap_exporter.sources import diagnosis
 VERDICT: Final = "counting"
 
 #: Seconds: the verifier reads the programs on each loading, and a small machine takes its time.
-_LOADING: Final = 20.0
+_LOADING: Final = 30.0
 #: Seconds for BCC, which compiles first.
 _COMPILING: Final = 180.0
 

@@ -72,7 +72,7 @@ def test_a_check_that_hangs_is_a_finding_after_its_time() -> None:
     stop.set()
     assert list(found) == ["stuck"]
     assert "no answer within 0.2 s" in found["stuck"].detail
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
 
 
 def test_a_file_that_is_no_recording_cannot_be_played_and_the_host_is_not_looked_at(
@@ -347,7 +347,7 @@ def test_a_receiver_that_never_answers_takes_only_its_time() -> None:
         endpoint = f"https://127.0.0.1:{silent.getsockname()[1]}"
         found = ask_otlp(endpoint=endpoint, metrics=False)["otlp.logs"]
     assert found.status is Status.FAILED
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_a_bad_setting_of_otlp_is_a_finding() -> None:
