@@ -46,7 +46,7 @@ def client_options(function: F) -> F:
 
 
 def no_answer(error: NoAnswer, otherwise: str) -> click.ClickException:
-    """With what to do. otherwise: how to do without an exporter, e.g. ``count right here, as root: …``."""
+    """With what to do. otherwise: how to do without an exporter, e.g. ``count right here: …``."""
     if isinstance(error, NotLetIn):
         return click.ClickException(f"{error}.")
     return click.ClickException(
