@@ -34,8 +34,8 @@ class Terminal:
 
     def __init__(self, *command: str, columns: int = 80, lines: int = 24, **environ: str) -> None:
         self.output = b""
-        self._screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self._screen)
+        self.screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self.screen)
         self._fd, self._inside = pty.openpty()
         self.resize(columns, lines)
         self.mode = termios.tcgetattr(self._inside)
@@ -51,17 +51,17 @@ class Terminal:
     def resize(self, columns: int, lines: int) -> None:
         size = struct.pack("HHHH", lines, columns, 0, 0)
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, size)
-        self._screen.resize(lines, columns)
+        self.screen.resize(lines, columns)
 
     def press(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
     @property
     def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self._screen.display)
+        return "\n".join(line.rstrip() for line in self.screen.display)
 
     def colours(self) -> set[str]:
-        return {cell.fg for line in self._screen.buffer.values() for cell in line.values()}
+        return {cell.fg for line in self.screen.buffer.values() for cell in line.values()}
 
     def shows(self, pattern: str, seconds: float = 10) -> str:
         """Wait until the screen has it; returns the screen."""
