@@ -29,18 +29,8 @@ ROUNDS = 9
 
 def main() -> None:
     keys = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    wide = 1 << max(keys - 1, 1).bit_length()
-    counters = memoryview(bytearray(2 * wide * layout.SLOT_BYTES))
-    claims = memoryview(bytearray(2 * wide * 8))
-    words = counters.cast("Q")
-    for number in range(keys):
-        words[2 * number] = (number + 2) << layout.KEY_CGROUP_SHIFT | 21
-        claims.cast("Q")[number] = number << 32 | number + 1
-    table = CounterTable(counters, claims, lambda: keys, (0, -1, -1), lambda: None)
-
-    def grow_all() -> None:
-        for number in range(keys):
-            words[2 * number + 1] += 1
+    wide = _wide(keys)
+    table, grow_all = filled_table(keys)
 
     def one_by_key() -> Callable[[], object]:
         bpf = LibBpf()
@@ -61,9 +51,9 @@ def main() -> None:
         return lambda: by_key.drain(0.0)
 
     table.drain(0.0)
-    idle = _median(lambda: table.drain(0.0))
-    grown = _median(lambda: table.drain(0.0), before=grow_all)
-    per_key = _median(one_by_key())
+    idle = median(lambda: table.drain(0.0))
+    grown = median(lambda: table.drain(0.0), before=grow_all)
+    per_key = median(one_by_key())
     print(f"{keys} live keys, milliseconds, median of {ROUNDS} (ratio to per-key look-ups)")
     report("drain", f"{keys} live keys, all changed", grown, "ms", 2)
     report("drain", f"… against look-ups key by key, {keys} keys", grown / per_key, "x", 0.05)
@@ -72,7 +62,28 @@ def main() -> None:
     print(f"  per-CPU hash, key by key         {per_key:8.3f}  {1:6.3f}")
 
 
-def _median(act: Callable[[], object], before: Callable[[], None] = lambda: None) -> float:
+def _wide(keys: int) -> int:
+    return 1 << max(keys - 1, 1).bit_length()
+
+
+def filled_table(keys: int) -> tuple[CounterTable, Callable[[], None]]:
+    """A table with so many live keys, and what counts one check for each of them."""
+    wide = _wide(keys)
+    counters = memoryview(bytearray(2 * wide * layout.SLOT_BYTES))
+    claims = memoryview(bytearray(2 * wide * 8))
+    words = counters.cast("Q")
+    for number in range(keys):
+        words[2 * number] = (number + 2) << layout.KEY_CGROUP_SHIFT | 21
+        claims.cast("Q")[number] = number << 32 | number + 1
+
+    def grow_all() -> None:
+        for number in range(keys):
+            words[2 * number + 1] += 1
+
+    return CounterTable(counters, claims, lambda: keys, (0, -1, -1), lambda: None), grow_all
+
+
+def median(act: Callable[[], object], before: Callable[[], None] = lambda: None) -> float:
     taken = []
     for _ in range(ROUNDS):
         before()

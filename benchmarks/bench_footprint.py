@@ -35,11 +35,11 @@ def main() -> None:
     for containers, memory in ((100, 60), (1000, 80)):
         with _pods_watched() as environ, _memory_of_pods(containers, environ, memory):
             pass
-        with _exporter() as exporter, _containers(containers) as folders:
-            _checks_in_each(folders)
+        with an_exporter() as exporter, containers_of_docker(containers) as folders:
+            checks_in_each(folders)
             time.sleep(6)
             exporter.get("/metrics")
-            resident = _status(exporter.process.pid, "VmRSS") / 1024
+            resident = status(exporter.process.pid, "VmRSS") / 1024
             report("memory", f"resident, {containers} containers", resident, "MB", memory)
             if containers == 100:
                 report("memory", "maps in the kernel", _map_bytes(exporter) / 2**20, "MB", 8)
@@ -87,20 +87,22 @@ def _memory_of_pods(
         one = pod(containers=ids, padding=6500)
         server.apply(one)
         pods += [f"kubepods/pod{one['metadata']['uid']}/{each}" for each in ids.values()]
-    with _exporter(environ=environ) as exporter, _cgroups(pods) as folders:
+    with an_exporter(environ=environ) as exporter, _cgroups(pods) as folders:
         exporter.eventually("cap_exporter_pod_watch_synced", 1)
-        _checks_in_each(folders)
+        checks_in_each(folders)
         time.sleep(6)
         exporter.get("/metrics")
         named = len(exporter.samples("capability_container_info", namespace="default"))
         assert named == containers, named
-        resident = _status(exporter.process.pid, "VmRSS") / 1024
+        resident = status(exporter.process.pid, "VmRSS") / 1024
         report("memory", f"resident, {containers} containers of pods", resident, "MB", at_most)
         yield
 
 
 @contextmanager
-def _exporter(*arguments: str, environ: dict[str, str] | None = None) -> Iterator[RunningExporter]:
+def an_exporter(
+    *arguments: str, environ: dict[str, str] | None = None
+) -> Iterator[RunningExporter]:
     with (
         tempfile.TemporaryDirectory() as folder,
         RunningExporter(
@@ -111,7 +113,7 @@ def _exporter(*arguments: str, environ: dict[str, str] | None = None) -> Iterato
 
 
 @contextmanager
-def _containers(count: int) -> Iterator[list[Path]]:
+def containers_of_docker(count: int) -> Iterator[list[Path]]:
     """Cgroups such as Docker makes."""
     with _cgroups([f"docker/{secrets.token_hex(32)}" for _ in range(count)]) as folders:
         yield folders
@@ -150,7 +152,7 @@ open(home + "/cgroup.procs", "w").write("0")
 """
 
 
-def _checks_in_each(folders: list[Path]) -> None:
+def checks_in_each(folders: list[Path]) -> None:
     """A few different checks in each of the cgroups."""
     mounts = [h.mount for h in discover().counted if h.id == UNIFIED and h.mount]
     home = mounts[0]
@@ -162,13 +164,13 @@ def _checks_in_each(folders: list[Path]) -> None:
     )
 
 
-def _status(pid: int, field: str) -> int:
+def status(pid: int, field: str) -> int:
     found = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)
     assert found
     return int(found[1])
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Time on a CPU, of all threads: schedstat counts nanoseconds, where stat counts ticks."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -177,9 +179,9 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _cpu_share(pid: int, seconds: float) -> float:
-    before, began = _cpu_seconds(pid), time.monotonic()
+    before, began = cpu_seconds(pid), time.monotonic()
     time.sleep(seconds)
-    return (_cpu_seconds(pid) - before) / (time.monotonic() - began)
+    return (cpu_seconds(pid) - before) / (time.monotonic() - began)
 
 
 def _under_load(exporter: RunningExporter, folders: list[Path], seconds: int) -> float:
@@ -216,10 +218,10 @@ def _start() -> float:
     the median of three."""
     taken = []
     for _ in range(3):
-        with _containers(1) as folders:
+        with containers_of_docker(1) as folders:
             began = time.monotonic()
-            with _exporter("--drain-interval=50ms") as exporter:
-                _checks_in_each(folders)
+            with an_exporter("--drain-interval=50ms") as exporter:
+                checks_in_each(folders)
                 exporter.eventually(
                     "capability_checks_total", 1, capability="CAP_SYS_PACCT", verdict="allowed"
                 )

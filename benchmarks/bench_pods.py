@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from benchmarks.results import report
 from cap_exporter.pods.fields import pod_from_json
@@ -40,7 +41,7 @@ print(resident() - before, len(store.pods()))
 """
 
 
-def _line(number: int) -> bytes:
+def pod_line(number: int) -> bytes:
     ids = {name: secrets.token_hex(32) for name in ("app", "sidecar")}
     document = pod(
         f"workload-{number // 10}-5d4f8c7b9-{number:05}",
@@ -53,8 +54,21 @@ def _line(number: int) -> bytes:
     return json.dumps(document).encode()
 
 
+def memory_of(pods: Sequence[bytes]) -> int:
+    """Bytes that a process grows by when it follows these pods, after the first."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY],
+        input=b"\n".join(pods) + b"\n",
+        capture_output=True,
+        check=True,
+    )
+    grown, held = map(int, done.stdout.split())
+    assert held == len(pods)
+    return grown
+
+
 def main() -> None:
-    lines = [_line(number) for number in range(EVENTS)]
+    lines = [pod_line(number) for number in range(EVENTS)]
     store = PodStore()
     began = time.perf_counter()
     for line in lines:
@@ -63,14 +77,7 @@ def main() -> None:
     report("pods", f"taking {EVENTS:,} events of {len(lines[0]) / 1000:.1f} KB", taken * 1e3, "ms")
     report("pods", "… each", taken / EVENTS * 1e6, "µs")
     for count in (500, EVENTS):
-        done = subprocess.run(
-            [sys.executable, "-c", _MEMORY],
-            input=b"\n".join(lines[:count]) + b"\n",
-            capture_output=True,
-            check=True,
-        )
-        grown, held = map(int, done.stdout.split())
-        assert held == count
+        grown = memory_of(lines[:count])
         at_most = 9.0 if count == 500 else None
         report(
             "pods", f"memory of {count:,} pods, two containers each", grown / 2**20, "MB", at_most

@@ -42,16 +42,16 @@ def main() -> None:
 
 
 def _compare(samples: int) -> None:
-    ledger, increments = _filled(samples)
+    ledger, increments = filled(samples)
     metrics = Metrics(ledger, SelfStats())
     # Nothing but the containers' families: that is what is compared.
     metrics.own = CollectorRegistry()
     stock = CollectorRegistry()
     stock.register(metrics.containers)
-    assert _ours(metrics) == generate_latest(stock), "not the same bytes"
+    assert written(metrics) == generate_latest(stock), "not the same bytes"
     ours, theirs = [], []
     for _ in range(ROUNDS):
-        ours.append(_time(lambda: _ours(metrics)))
+        ours.append(_time(lambda: written(metrics)))
         theirs.append(_time(lambda: generate_latest(stock)))
     mine, other = statistics.median(ours), statistics.median(theirs)
     report("scrape", f"{samples:,} samples", mine * 1e3, "ms")
@@ -67,7 +67,8 @@ def _compare(samples: int) -> None:
     report("scrape", "… while pages are written without a pause", beside * 1e3, "ms", 50)
 
 
-def _filled(samples: int) -> tuple[Ledger, list[tuple[Identity, CheckKey, int]]]:
+def filled(samples: int) -> tuple[Ledger, list[tuple[Identity, CheckKey, int]]]:
+    """A ledger with so many samples, and the checks that it has."""
     ledger = Ledger(max_series=10 * samples)
     rows = []
     for number in range(samples // PER_CONTAINER):
@@ -90,7 +91,8 @@ def _filled(samples: int) -> tuple[Ledger, list[tuple[Identity, CheckKey, int]]]
     return ledger, rows
 
 
-def _ours(metrics: Metrics) -> bytes:
+def written(metrics: Metrics) -> bytes:
+    """The page."""
     return b"".join(write_page(metrics, Format.TEXT))
 
 
@@ -119,7 +121,7 @@ def _drains(
 
     def scrape() -> None:
         while not stop.is_set():
-            _ours(metrics)
+            written(metrics)
 
     thread = threading.Thread(target=scrape)
     thread.start()
