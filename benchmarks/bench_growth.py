@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import plot
-from benchmarks.bench_drain import filled_table
+from benchmarks.bench_drain import filled_table, median
 from benchmarks.bench_footprint import (
     an_exporter,
     checks_in_each,
@@ -40,8 +40,6 @@ HERE = Path(__file__).parent
 
 #: The most that counts as linear: there is noise.
 AT_MOST = 1.1
-
-ROUNDS = 9
 
 #: Seconds until what was counted is drained, at the default interval, and named.
 SETTLED = 8
@@ -96,23 +94,13 @@ def drain(keys: int) -> float:
     """Milliseconds to read so many counters that have all changed."""
     table, grow_all = filled_table(keys)
     table.drain(0.0)
-    return _milliseconds(lambda: table.drain(0.0), before=grow_all)
+    return median(lambda: table.drain(0.0), before=grow_all, clock=time.thread_time)
 
 
 def scrape(series: int) -> float:
     """Milliseconds to write the page with so many series."""
     metrics = Metrics(filled(max(series, 8))[0], SelfStats())
-    return _milliseconds(lambda: written(metrics))
-
-
-def _milliseconds(act: Callable[[], object], before: Callable[[], None] = lambda: None) -> float:
-    taken = []
-    for _ in range(ROUNDS):
-        before()
-        began = time.thread_time()
-        act()
-        taken.append((time.thread_time() - began) * 1e3)
-    return statistics.median(taken)
+    return median(lambda: written(metrics), clock=time.thread_time)
 
 
 def containers(steps: Sequence[int]) -> list[Curve]:
