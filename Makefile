@@ -73,6 +73,7 @@ lock: $(VENV)/bin/python ## Pin the newest versions that pyproject.toml allows i
 	@$(UV) pyproject.toml -o requirements.lock
 	@$(UV) --group build -c requirements.lock -o requirements-build.lock
 	@$(UV) pyproject.toml --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+	@$(UV) --group supply -c requirements.lock -c requirements-dev.lock -o requirements-supply.lock
 
 pictures: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Take the pictures of docs/pictures anew (root; some ten minutes)
 	@$(BIN)/python tools/draw_dashboards.py
@@ -132,4 +133,5 @@ include tests/vm/vm.mk
 include tests/otel/otel.mk
 include tests/fuzz/fuzz.mk
 include tests/soak/soak.mk
+include tools/supply.mk
 include tests/image/image.mk
