@@ -67,6 +67,10 @@ def values_schema() -> str:
     of_image = schema["properties"]["image"]["properties"]
     of_image["pullPolicy"] = {"enum": ["Always", "IfNotPresent", "Never"]}
     of_image["digest"] = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
+    schema["properties"]["seccompProfile"]["properties"] = {
+        "type": {"enum": ["RuntimeDefault", "Localhost", "Unconfined"]},
+        "localhostProfile": {"type": "string"},
+    }
     schema["properties"]["otlp"]["properties"]["protocol"] = {"enum": ["", "grpc", "http/protobuf"]}
     return json.dumps(schema, indent=2) + "\n"
 
