@@ -31,6 +31,7 @@ from cap_exporter.model import (
 )
 from cap_exporter.scope import Scope
 from cap_exporter.self_stats import SelfStats
+from cap_exporter.wall_clock import WallClock
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Tree(Protocol):
     def rescan(self) -> Sequence[CgroupKey]: ...
     def path(self, key: CgroupKey) -> str | None: ...
     def is_removed(self, key: CgroupKey) -> bool: ...
+    @property
+    def must_rescan(self) -> bool: ...
 
 
 class Exporter:
@@ -75,6 +78,7 @@ class Exporter:
         on_event: Callable[[Event, Identity], None] | None = None,
         scope: Scope | None = None,
         keeper: Keeper | None = None,
+        wall_clock: WallClock | None = None,
     ) -> None:
         self._source = source
         self._tree = tree
@@ -90,6 +94,7 @@ class Exporter:
         self._on_event = on_event
         self._event_names = EventNames(identities.identity, identities.best, patience)
         self._keeper = keeper
+        self._wall_clock = wall_clock or WallClock()
         #: Removed while no process read the source.
         self._removed_before: set[CgroupKey] = set()
         self._stop = threading.Event()
@@ -167,15 +172,20 @@ class Exporter:
     def step(self) -> Drain:
         """One drain, all the way into the ledger. Returns what the source gave."""
         began = time.monotonic()
+        if by := self._wall_clock.moved():
+            log.warning("the wall clock was set by %+.0f s: times so far move along", by)
+            self._ledger.clock_moved(by)
         drain = self._source.drain()
         removed = list(self._tree.apply(drain.cgroup_events))
+        self._count(list(self._identities.rows(drain.increments, began)), drain.time)
         if drain.cgroup_events_lost:
             log.warning(
                 "%d cgroup events were lost (the ring was full): reading the cgroup file system",
                 drain.cgroup_events_lost,
             )
+        if drain.cgroup_events_lost or self._tree.must_rescan:
+            # After counting, which asks for what no event told: also of those it says who is gone.
             removed += self._tree.rescan()
-        self._count(list(self._identities.rows(drain.increments, began)), drain.time)
         self._observe(drain)
         self._tell(drain.events, began)
         # A dying process may be counted after its cgroup was removed: its slots go now.

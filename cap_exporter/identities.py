@@ -94,6 +94,8 @@ class Identities:
         self._answers: dict[CgroupKey, _Answer] = {}
         # Oldest first: a dict keeps the order in which cgroups began to wait.
         self._waiting: dict[CgroupKey, tuple[float, dict[CheckKey, int]]] = {}
+        #: That wait, and are gone.
+        self._forgotten: set[CgroupKey] = set()
         self.given_up = 0
         """Cgroups whose checks were published without the name they should have."""
 
@@ -128,6 +130,9 @@ class Identities:
             del self._waiting[cgroup]
             for key, count in held.items():
                 yield Row(identity, key, count)
+            if cgroup in self._forgotten:
+                self._forgotten.remove(cgroup)
+                self._answers.pop(cgroup, None)
 
     def assume(self, cgroups: Iterable[CgroupKey], identity: Identity) -> None:
         """Who they were to another process, until something better is known."""
@@ -155,7 +160,9 @@ class Identities:
     def forget(self, cgroups: Iterable[CgroupKey]) -> None:
         """These cgroups are gone for good and counted to the end."""
         for cgroup in cgroups:
-            if cgroup not in self._waiting:
+            if cgroup in self._waiting:
+                self._forgotten.add(cgroup)
+            else:
                 self._answers.pop(cgroup, None)
 
     def identity(self, cgroup: CgroupKey) -> Identity | None:

@@ -20,6 +20,9 @@ from cap_exporter.cgroups.hierarchies import ROOT_INODE, Hierarchy
 #: identifies a container is in the first few hundred; the kernel's tracepoints cut at 1024.
 MAX_PATH: Final = os.pathconf("/", "PC_PATH_MAX")
 
+#: Passes: worth another try.
+SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 #: A directory without subdirectories (kernfs, ext4, tmpfs; others say 1 and are looked into).
 _LINKS_OF_LEAF: Final = 2
@@ -70,6 +73,7 @@ class MountedHierarchy:
         """(id → path of every cgroup, whether nothing is missing).
 
         Cgroups that come or go meanwhile may be in it or not. Uses few descriptors at any depth.
+        Raises OSError where the root cannot be read, or where descriptors or memory are short.
         """
         found: dict[int, str] = {}
         if self._prefix is None:
@@ -98,6 +102,7 @@ class MountedHierarchy:
                         continue
                     below = os.open(name, _DIRECTORY, dir_fd=here)
                 except OSError as error:
+                    _raise_if_short(error)
                     complete &= _is_gone(error)
                     continue
                 os.close(here)
@@ -108,8 +113,10 @@ class MountedHierarchy:
                 try:
                     names += _subdirectories(here)
                 except OSError as error:
+                    _raise_if_short(error)
                     complete &= _is_gone(error)
-        except OSError:
+        except OSError as error:
+            _raise_if_short(error)
             # The way back is gone: somebody removed a directory with us in it.
             complete = False
         finally:
@@ -221,6 +228,12 @@ def _subdirectories(directory: int) -> list[bytes]:
 def _utf8(name: os.PathLike[str] | bytes) -> str:
     """Whatever the locale: paths from the kernel are UTF-8 here, other bytes are escaped."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def _raise_if_short(error: OSError) -> None:
+    """For want of descriptors or memory nothing can be said of what is there."""
+    if error.errno in SHORT:
+        raise error
 
 
 def _is_gone(error: OSError) -> bool:

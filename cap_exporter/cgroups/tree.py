@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cap_exporter.cgroups.handles import FileHandles
-from cap_exporter.cgroups.mounted import MAX_PATH, MountedHierarchy, Unanswerable
+from cap_exporter.cgroups.mounted import MAX_PATH, SHORT, MountedHierarchy, Unanswerable
 from cap_exporter.cgroups.processes import ProcessCgroup, cgroups_of
 from cap_exporter.model import CgroupChange, CgroupEvent, CgroupKey
 
@@ -35,7 +35,8 @@ RETRY: Final = 60.0
 MAX_LIVE: Final = 65_536
 MAX_REMOVED: Final = 16_384
 """About 0.4 kB each."""
-MAX_UNKNOWN: Final = 16_384
+MAX_UNKNOWN: Final = 65_536
+"""Not fewer than have counters: of what is forgotten here no rescan says that it is gone."""
 
 
 class CgroupTree:
@@ -69,6 +70,9 @@ class CgroupTree:
         self._unknown: dict[CgroupKey, float] = {}
         #: Hierarchies where ids cannot be asked for → when to walk again for unknown ones.
         self._walk_again: dict[int, float] = {}
+        self._unread: set[int] = set()
+        self.must_rescan = False
+        """The last rescan() could not see all, for want of file descriptors or memory."""
         self._hierarchies = hierarchies
         self._handles = handles or FileHandles()
 
@@ -110,6 +114,7 @@ class CgroupTree:
         """
         now = self._clock()
         self._forget_expired(now)
+        self.must_rescan = False
         gone: list[CgroupKey] = []
         for hierarchy, mounted in self._mounted.items():
             asked = [key for key in self._unknown if key.hierarchy == hierarchy]
@@ -237,7 +242,18 @@ class CgroupTree:
         return seen.get(key.id)
 
     def _walk(self, hierarchy: int) -> tuple[dict[int, str], bool]:
-        seen, complete = self._mounted[hierarchy].walk()
+        try:
+            seen, complete = self._mounted[hierarchy].walk()
+        except OSError as error:
+            if hierarchy not in self._unread:
+                logger.warning(
+                    "cannot read the cgroup file system, cgroups are known from events alone: %s",
+                    error,
+                )
+            self._unread.add(hierarchy)
+            self.must_rescan |= error.errno in SHORT
+            return {}, False
+        self._unread.discard(hierarchy)
         for cgroup, path in seen.items():
             key = CgroupKey(hierarchy, cgroup)
             if key not in self._removed:
@@ -248,8 +264,11 @@ class CgroupTree:
         if key.hierarchy not in self._walk_again:
             try:
                 path = mounted.path_of(key.id)
-            except (Unanswerable, OSError):
+            except Unanswerable:
                 return complete
+            except OSError as error:
+                self.must_rescan |= error.errno in SHORT
+                return False
             if path is not None:
                 self._add(key, path)
             return path is None

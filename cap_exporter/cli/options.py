@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cap_exporter.capabilities import KNOWN, number_of
+from cap_exporter.cli.log_handler import log_handler
 from cap_exporter.config import parse_duration
 from cap_exporter.sources.events import EventSettings
 
@@ -222,7 +222,7 @@ def log_options(function: F) -> F:
 
 def set_up_logging(level: str) -> None:
     logging.basicConfig(
-        stream=sys.stderr,
+        handlers=[log_handler()],
         level=level.upper(),
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S%z",

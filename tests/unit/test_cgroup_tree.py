@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import subprocess
 import tracemalloc
 from pathlib import Path
@@ -410,6 +411,25 @@ def test_a_rescan_also_tells_ids_that_nothing_ever_named(
     assert real.path(key) is None
     assert real.rescan() == [key]
     assert real.rescan() == []
+
+
+def test_a_rescan_that_lacks_descriptors_says_nothing_is_gone_and_must_be_done_again(
+    hierarchy: Hierarchy, top: Path, real: CgroupTree
+) -> None:
+    (top / "goes").mkdir()
+    real.scan()
+    goes = key_of(hierarchy, top / "goes")
+    (top / "goes").rmdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert real.rescan() == []
+        assert real.must_rescan
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert real.path(goes) == path_in(hierarchy, top / "goes")
+    assert real.rescan() == [goes]
+    assert not real.must_rescan
 
 
 @pytest.mark.parametrize("hierarchy", V1_HIERARCHIES, indirect=True)  # v2 has no rename

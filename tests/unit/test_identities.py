@@ -153,6 +153,14 @@ def test_a_removed_cgroup_that_waits_keeps_its_checks() -> None:
     assert [labels(row.identity) for row in identities.rows([], 1.0)] == [("shop", "api-1", "api")]
 
 
+def test_what_is_removed_while_it_waits_leaves_nothing_behind() -> None:
+    identities = Identities(Paths({}))
+    assert list(identities.rows([(key(), 5)], 0.0)) == []
+    identities.forget([CGROUP])
+    assert [row.checks for row in identities.rows([], PATH_PATIENCE)] == [5]
+    assert identities.unresolved == 0
+
+
 def test_checks_wait_for_the_name_that_an_engine_is_asked_for() -> None:
     cgroup = CgroupKey(0, 7)
     names: dict[str, str] = {}
