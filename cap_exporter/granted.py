@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from cap_exporter.model import CgroupKey, Granted
@@ -32,11 +33,21 @@ def united(parts: Iterable[Granted]) -> Granted:
         effective,
         ambient,
         inheritable,
-        tuple(sorted({uid for part in some for uid in part.uids})[:MOST_UIDS]),
+        _uids(some),
         all(part.no_new_privs for part in some),
         sum(part.processes for part in some),
         any(part.user_namespace_is_host for part in some),
     )
+
+
+def read_again(before: Granted | None, now: Granted) -> Granted:
+    """What is held now. As whom they run adds up: a server that has gone from root to a user is
+    started as root."""
+    return now if before is None else replace(now, uids=_uids((before, now)))
+
+
+def _uids(of: Iterable[Granted]) -> tuple[int, ...]:
+    return tuple(sorted({uid for part in of for uid in part.uids})[:MOST_UIDS])
 
 
 def merge(into: dict[CgroupKey, Granted], more: Mapping[CgroupKey, Granted]) -> None:

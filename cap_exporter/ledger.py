@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from cap_exporter.capabilities import numbers_of
-from cap_exporter.granted import merge, united
+from cap_exporter.granted import merge, read_again, united
 from cap_exporter.labels import OVERFLOW, Labels, LabelScheme
 from cap_exporter.model import (
     CgroupKey,
@@ -305,7 +305,7 @@ class Ledger:
             if began:
                 merge(held, {cgroup: granted})
             else:
-                held[cgroup] = granted
+                held[cgroup] = read_again(held.get(cgroup), granted)
             if held == account.held:
                 return True
             if identity.container_id:

@@ -58,6 +58,14 @@ def test_a_container_is_watched_while_it_is_there_also_when_it_asks_for_nothing(
     assert [one.last_seen for one in ledger.accounts()] == [510.0]
 
 
+def test_a_server_that_left_root_is_known_to_have_begun_as_root() -> None:
+    ledger = Ledger(retention=RETENTION)
+    ledger.observe(CgroupKey(0, 1), container("a"), 1.0, Granted(1, 1, uids=(0,)), began=True)
+    ledger.observe(CgroupKey(0, 1), container("a"), 60.0, Granted(1, uids=(101,)))
+    (account,) = ledger.accounts()
+    assert account.granted == Granted(1, uids=(0, 101))
+
+
 def test_a_restart_keeps_the_series_also_after_the_old_id_is_retired() -> None:
     ledger = Ledger(retention=RETENTION)
     old, new = container("old"), container("new")
