@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cap_exporter.cgroups.hierarchies import discover
-from tests.deploy.chart import Running, chart_container, machine_root, started
+from tests.deploy.chart import NotStarted, Running, chart_container, machine_root, started
 from tests.kernel.conftest import run_in_cgroup
 
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("helm", "runc", "clang", "nsenter")]
@@ -43,3 +43,17 @@ def test_it_counts_with_exactly_what_the_chart_gives_it(
     # It could tell probing from meaning, and name cgroups: nothing is missing.
     assert "WARNING" not in exporter.output.read_text()
     assert 'reason="unclassified"' not in text
+
+
+def test_a_seccomp_profile_that_refuses_bpf_is_named(tmp_path: Path) -> None:
+    """As older Podman and CRI-O have it by default."""
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    }
+    root, mounts = machine_root(tmp_path)
+    with (
+        pytest.raises(NotStarted, match="seccomp"),
+        started(tmp_path, chart_container(), root, mounts, seccomp=profile),
+    ):
+        pass

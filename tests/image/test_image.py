@@ -4,57 +4,25 @@ each with exactly what the chart gives it, under Docker's default seccomp profil
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 import cap_exporter
 from cap_exporter.cgroups.hierarchies import discover
 from tests.deploy.chart import NotStarted, chart_container, started
-from tests.image.dockerfile import Build, Stage, StepError
-from tests.kernel.conftest import checks, fresh_cgroup, run_in_cgroup
-from tests.vm.archive import Archive, unpack
+from tests.image.conftest import ROOT, SUITE, Images
+from tests.image.dockerfile import Build, StepError
+from tests.kernel.conftest import run_in_cgroup
 from tests.vm.kernels import default_cache
-
-__all__ = ["checks", "fresh_cgroup"]
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-SUITE = "trixie"
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1800)]
 
 #: At most, in MB, what a target adds to the base, and all of it as registries have it (gzip).
 SIZES = {"small": (150, 75), "bcc": (400, 160)}
-
-
-class Images(NamedTuple):
-    stages: Mapping[str, Stage]
-    roots: Mapping[str, Path]
-    profile: dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    folder = tmp_path_factory.mktemp("image")
-    archive = Archive(folder / "apt", (SUITE,), "amd64")
-    archive.update()
-    # Docker's profile; containerd's is made after it.
-    for package in archive.download(["golang-github-docker-docker-dev"], folder / "packages"):
-        unpack(package, folder / "docker")
-    (profile,) = (folder / "docker").rglob("profiles/seccomp/default.json")
-    mirror = (folder / "apt/sources.list").read_text().split()[-3]
-    build = Build(folder, ROOT, default_cache().parent / "images", mirror)
-    try:
-        build.build((ROOT / "deploy/docker/Dockerfile").read_text())
-        roots = {name: build.container(name) for name in SIZES}
-        yield Images(build.stages, roots, json.loads(profile.read_text()))
-    finally:
-        build.close()
 
 
 @pytest.mark.parametrize(
