@@ -239,7 +239,7 @@ class TestLabels:
         now = int(time.time())
         check = 'capability="CAP_KILL",verdict="allowed",user_namespace="init"'
         families = {
-            "process_start_time_seconds": ("", now - 3000),
+            "cap_exporter_counting_start_time_seconds": ("", now - 3000),
             "cap_exporter_build_info": ('version="1"', 1),
             "capability_container_info": (info, 1),
             "capability_checks_total": (f"{own},{check}", 5),
