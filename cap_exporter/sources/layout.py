@@ -293,13 +293,16 @@ class Calibration(ctypes.Structure):
 
 
 def decode_kind(key: int, cgroup: Cgroup) -> CheckKey:
-    """The part of a counter's key that is not the cgroup."""
+    """The part of a counter's key that is not the cgroup. Raises ValueError."""
+    number = key >> KEY_CLASS_SHIFT & 7
+    if number >= len(CLASSES):
+        raise ValueError(f"{key:#x} is of no class")
     return CheckKey(
         cgroup,
         key & 0x7F,
         Verdict.DENIED if key & KEY_DENIED else Verdict.ALLOWED,
         UserNamespace.OTHER if key & KEY_OTHER_NS else UserNamespace.INIT,
-        CLASSES[key >> KEY_CLASS_SHIFT & 7],
+        CLASSES[number],
     )
 
 

@@ -95,5 +95,5 @@ class Left:
                 ],
                 document=read["document"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Unreadable("nothing that could be read was saved with it") from error

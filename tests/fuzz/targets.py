@@ -26,7 +26,18 @@ from cap_exporter.cli.reread import reread
 from cap_exporter.config import ConfigError
 from cap_exporter.fleet.http_config import HttpConfigError, read_http_config
 from cap_exporter.fleet.prometheus import Prometheus, PrometheusError
-from cap_exporter.model import Event, Identity, SourceError
+from cap_exporter.model import (
+    CgroupChange,
+    CgroupEvent,
+    CgroupKey,
+    CheckClass,
+    CheckKey,
+    Event,
+    Identity,
+    SourceError,
+    UserNamespace,
+    Verdict,
+)
 from cap_exporter.outputs.event_record import line_of, record_of
 from cap_exporter.outputs.web_config import read_web_config
 from cap_exporter.pods.errors import ApiError
@@ -35,6 +46,8 @@ from cap_exporter.pods.watch import PodWatch
 from cap_exporter.profiles.manifests import ManifestError, read_manifests
 from cap_exporter.sources import held, layout
 from cap_exporter.sources.events import EventReader, EventSettings
+from cap_exporter.sources.left import Left, Unreadable
+from cap_exporter.sources.reading import Shape
 from tests.kube.objects import pod
 
 FOLDER = Path(tempfile.gettempdir())
@@ -68,6 +81,11 @@ def ring_record(data: bytes) -> None:
     record = record_of(event, Identity(container="c"), "node", lambda address: f"f+{address:#x}")
     assert line_of(record).isprintable()
     json.dumps(record).encode()
+
+
+def left_by_another(data: bytes) -> None:
+    left = Left.parse(data)
+    assert Left.parse(left.text()) == left
 
 
 def held_records(data: bytes) -> None:
@@ -230,6 +248,14 @@ def _record() -> bytes:
     return bytes(raw)
 
 
+_CGROUP = CgroupKey(1, 5)
+_CHECK = CheckKey(_CGROUP, 21, Verdict.DENIED, UserNamespace.INIT, CheckClass.MEANINGFUL)
+_LEFT = Left(
+    set_id="a", attach="tp_btf", lossy="",
+    shape=Shape("checks_tp_btf", (2, 1, 0), 8, 4096, 4096, 1.0, True),
+    increments=[(_CHECK, 3)], news=[CgroupEvent(CgroupChange.CREATED, _CGROUP, "/a")],
+    document={"paths": [[1, 5, "/a"]]},
+)  # fmt: skip
 _EVENT_SIZE = ctypes.sizeof(layout.CheckEvent)
 _RECORDING = _line(
     {"format": "cap-exporter recording", "version": 1, "source": "libbpf", "attach": "tp_btf",
@@ -253,6 +279,7 @@ TARGETS: dict[str, Target] = {
         ),
     ),
     "ring_record": Target(ring_record, (ValueError,), (_record(), _record()[:_EVENT_SIZE])),
+    "left_by_another": Target(left_by_another, (Unreadable,), (_LEFT.text(),)),
     "held_records": Target(held_records, (), (bytes(range(held.SIZE)) * 3,)),
     "recording": Target(recording, (SourceError,), (_RECORDING,)),
     "configuration": Target(

@@ -3,6 +3,9 @@
 # The exporter under load and faults for a while. The main Makefile includes this.
 #
 #   SOAK_MINUTES=3   how long; 3 is what a CI job has time for
+#   SOAK_SEED=5      the same choices again
+#   SOAK_SHARED=1    others make thousands of cgroups on this host at the same time: containers that
+#                    got no name (the ring was full) are no failure, as long as their checks are there
 
 .PHONY: soak
 SOAK_MINUTES ?= 30
