@@ -23,7 +23,7 @@ OBJECT := cap_exporter/_bpf/cap_checks.bpf.o
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h) $(shell find bpf/bcc-headers -name "*.h")
 CHECKED := $(wildcard cap_exporter tests benchmarks dashboards demo tools hatch_build.py)
 
-.PHONY: help build run test check bench lock format pictures man clean build-packages run-packages test-packages \
+.PHONY: help build run test check bench lock format pictures docs man clean build-packages run-packages test-packages \
 	python-choice
 
 help: ## Say what there is
@@ -75,12 +75,16 @@ lock: $(VENV)/bin/python ## Pin the newest versions that pyproject.toml allows i
 	@$(UV) pyproject.toml --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
 	@$(UV) --group supply -c requirements.lock -c requirements-dev.lock -o requirements-supply.lock
 
-pictures: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Take the pictures of docs/pictures anew (root; some ten minutes)
+pictures: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Make docs/pictures and the output in docs/tour.md anew (root; some ten minutes)
 	@$(BIN)/python tools/draw_dashboards.py
 	@$(BIN)/python tools/take_pictures.py
+	@$(BIN)/python tools/make_tour.py
+
+docs: $(DONE)/dev ## Make the documentation a site in site/; a broken link is an error
+	@$(BIN)/python tools/make_site.py
 
 clean: ## Remove all that was built here (Debian packages stay)
-	rm -rf $(VENV) .tools dist cap_exporter/_bpf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .tools dist site .site-pages .cache cap_exporter/_bpf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 build-packages:

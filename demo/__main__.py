@@ -41,7 +41,7 @@ def main() -> int:
             return USAGE
         with ExitStack() as stack:
             try:
-                print(_where_to_look(*start(stack, folder, options.name)), flush=True)
+                print(where_to_look(*start(stack, folder, options.name)), flush=True)
                 end.wait(options.seconds)
             finally:
                 print("\nEnding: containers, exporter, Prometheus …", flush=True)
@@ -69,7 +69,7 @@ def _end_on_signals() -> threading.Event:
     return end
 
 
-def _where_to_look(exporter: RunningExporter, prometheus: Prometheus) -> str:
+def where_to_look(exporter: RunningExporter, prometheus: Prometheus) -> str:
     command = os.path.relpath(Path(sys.executable).parent / "cap-exporter")
     page = f"http://localhost:{exporter.page_port}"
     url = "" if exporter.page_port == 10839 else f" --url {page}"
