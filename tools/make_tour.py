@@ -45,6 +45,7 @@ _STREAMS, _LINES = 10, 5
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pictures", action="store_true", help="only these")
     parser.add_argument("--seconds", type=float, default=60, help="how long the demo runs before")
     options = parser.parse_args()
     os.environ["PATH"] = f"{COMMAND.parent}:{os.environ['PATH']}:{ROOT / '.tools' / 'bin'}"
@@ -67,7 +68,8 @@ def main() -> int:
             said = demo if command == "make demo" else _run(command)
             return f"```console\n$ {command}\n{said.rstrip()}\n```"
 
-        TOUR.write_text(_BLOCK.sub(fill, TOUR.read_text()))
+        if not options.pictures:
+            TOUR.write_text(_BLOCK.sub(fill, TOUR.read_text()))
         _draw()
     return 0
 

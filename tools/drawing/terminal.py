@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from io import StringIO
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.color import ColorParseError
@@ -31,9 +32,9 @@ def svg_of(screen: Screen, title: str) -> str:
     last = max(y for y, line in enumerate(screen.display) if line.strip())
     for y in range(last + 1):
         line = Text(no_wrap=True)
-        for x in range(screen.columns):
-            cell = screen.buffer[y][x]
-            line.append(cell.data, _style(cell))
+        cells = [screen.buffer[y][x] for x in range(screen.columns)]
+        for style, run in groupby(cells, key=_style):
+            line.append("".join(cell.data for cell in run), style)
         console.print(line, crop=True)
     svg = console.export_svg(title=title, unique_id="terminal")
     # Its fonts would come from a server.
