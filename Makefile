@@ -37,7 +37,7 @@ build: $(DONE)/project $(OBJECT) ## Make .venv with the cap-exporter command, an
 
 run: build run-packages ## Build, then count this host's capability checks until Ctrl-C (root)
 	@echo 'cap-exporter counts this host'"'"'s capability checks from now on. Where to look:'
-	@echo '  http://localhost:10838/metrics   the metrics: curl -s localhost:10838/metrics | grep ^capability_'
+	@echo '  http://localhost:10838/metrics   the metrics; those that start with capability_'
 	@echo '  http://localhost:10839/          a page for people'
 	@echo 'Ctrl-C ends it.'
 	@if [[ $$EUID == 0 ]]; then exec $(BIN)/cap-exporter run $(ARGS); \

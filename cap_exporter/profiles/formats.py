@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cap_exporter.profiles.advice import times
 from cap_exporter.terminal import printable
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _reasons(advice: Advice) -> list[str]:
         lines.append(f"{needed['capability']}: {needed['reason']}{asked}")
     for denied in advice["denied"]:
         lines.append(
-            f"decide: {denied['capability']} was denied {denied['checks']} times"
+            f"decide: {denied['capability']} was denied {times(denied['checks'])}"
             + (f"; usually asked for by {denied['usually']}" if denied["usually"] else "")
         )
     return lines
@@ -220,7 +221,7 @@ def table(several: Sequence[Advice]) -> Iterable[RenderableType]:
             grid.add_row("unused", Text(names, style="yellow"))
         for one in advice["denied"]:
             asked = f" to {', '.join(one['asked_by'])}" if one["asked_by"] else ""
-            text = f"{one['capability']} {one['checks']} times{asked}: does it need that?"
+            text = f"{one['capability']} {times(one['checks'])}{asked}: does it need that?"
             text += f" Usually asked for by {one['usually']}." if one["usually"] else ""
             grid.add_row("denied", Text(printable(text), style="bold red"))
         confidence = advice["confidence"]
