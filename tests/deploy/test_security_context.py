@@ -5,6 +5,7 @@ this user, a read-only root, no new privileges, its own namespaces, and the node
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,31 @@ def test_it_counts_with_exactly_what_the_chart_gives_it(
     # It could tell probing from meaning, and name cgroups: nothing is missing.
     assert "WARNING" not in exporter.output.read_text()
     assert 'reason="unclassified"' not in text
+
+
+def test_counts_go_on_in_the_next_pod(
+    tmp_path: Path, fresh_cgroup: Callable[..., tuple[Path, str]], checks: Path
+) -> None:
+    node = tmp_path / "node-bpf"
+    node.mkdir()
+    subprocess.run(["mount", "-t", "bpf", "-o", "mode=700", "bpf", node], check=True)
+    try:
+        container = chart_container("pin.enabled=true")
+        root, mounts = machine_root(tmp_path)
+        mounts.append({"destination": "/sys/fs/bpf", "source": str(node), "options": ["rbind"]})
+        directory, _ = fresh_cgroup(
+            discover().counted[0].controller, f"kubepods/pod{'a' * 32}/{'b' * 64}"
+        )
+        wanted = 'capability="CAP_SYS_PACCT",container="bbbbbbbbbbbb"'
+        for pod, total in (("one", 30), ("two", 90)):
+            with started(tmp_path / pod, container, root, mounts) as running:
+                run_in_cgroup(directory, checks, "acct", "30")
+                text = running.eventually(f'verdict="denied"}} {total}.0')
+                assert wanted in text
+                assert "WARNING" not in running.output.read_text()
+            run_in_cgroup(directory, checks, "acct", "30")
+    finally:
+        subprocess.run(["umount", "--lazy", node], check=True)
 
 
 def test_a_seccomp_profile_that_refuses_bpf_is_named(tmp_path: Path) -> None:
