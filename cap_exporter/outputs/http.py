@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import Route
 
+log = logging.getLogger(__name__)
+
 #: A request's head must have come as a whole within this time from its first byte, or from the
 #: connection's begin, seconds (slowloris).
 HEAD_TIMEOUT = 10.0
@@ -42,6 +46,9 @@ HEAD_LIMIT = 16 * 1024
 #: Open connections per address. A new one beyond that takes the place of the one that has been
 #: waiting longest without a request.
 MAX_CONNECTIONS = 128
+
+#: Connections that wait to be accepted. asyncio tries so many at one time, also in vain.
+_BACKLOG = 128
 
 
 class _Connections:
@@ -208,9 +215,11 @@ class HttpServer:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
             h11_max_incomplete_event_size=HEAD_LIMIT,
+            backlog=_BACKLOG,
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)
+        self._say_again = 0.0
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 
     @property
@@ -242,10 +251,21 @@ class HttpServer:
         asyncio.run(self._serve_to_the_end())
 
     async def _serve_to_the_end(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._on_error)
         await self._server.serve(sockets=[self._socket])
         # In a handshake, or waiting for TLS to say goodbye.
         self._connections.drop_all()
         await asyncio.sleep(0)
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Without file descriptors asyncio has an error for each connection it may accept, once a
+        second."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._say_again:
+            self._say_again = loop.time() + 60
+            log.warning("new connections wait: %s", error.strerror)
 
     def stop(self) -> None:
         """Ends within about a second, open streams included."""
