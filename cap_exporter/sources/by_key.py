@@ -44,6 +44,11 @@ class KeyCounters:
         """Whose checks are counted."""
         return {self._cgroup(key) for key in self._seen}
 
+    def fingerprint(self) -> bytes:
+        """Another one after each check."""
+        found = self._probe.items(self._name, ctypes.c_uint64, self._value)
+        return b"".join(bytes(key) + bytes(values) for key, values in found)
+
     @property
     def must_commit(self) -> bool:
         """There is something to free."""

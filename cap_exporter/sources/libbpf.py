@@ -29,6 +29,7 @@ from cap_exporter.sources.left import Left, Unreadable
 from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object
 from cap_exporter.sources.pins import Adopted, PinError, Pins
 from cap_exporter.sources.reading import Attached, Reading, Shape
+from cap_exporter.sources.replaced import Replaced
 from cap_exporter.sources.saved import SavedText
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class LibbpfSource:
         self._pin = pin
         self._pins: Pins | None = None
         self._adopted: Adopted | None = None
+        self._replaced: Replaced | None = None
         self._held_link: int | None = None
         self._text: SavedText | None = None
         self._set_id = ""
@@ -337,15 +339,20 @@ class LibbpfSource:
             held=extras.held,
         )
         # What tells cgroups and phases comes first, so that no check is counted without them.
+        # A set that is replaced counts until then.
         for name in sorted(_LIFECYCLE | _PHASE):
             probe.attach(name)
         self._held_link = link = probe.attach_iterator(_HELD) if extras.held else None
-        self._read(probe, bpf, (lambda: probe.read_iterator(link)) if link else None)
+        self._reading = self._read(
+            probe, bpf, (lambda: probe.read_iterator(link)) if link else None
+        )
+        if self._replaced:
+            self._replaced.stop()
         probe.attach(program)
 
-    def _read(self, maps: Attached, bpf: LibBpf, held: Callable[[], bytes] | None) -> None:
+    def _read(self, maps: Attached, bpf: LibBpf, held: Callable[[], bytes] | None) -> Reading:
         try:
-            self._reading = Reading(maps, self._hierarchies, self._shape, bpf.possible_cpus, held)
+            return Reading(maps, self._hierarchies, self._shape, bpf.possible_cpus, held)
         except OSError as error:
             raise BpfError("the maps can't be read", error.errno or errno.EIO) from error
 
@@ -368,50 +375,42 @@ class LibbpfSource:
             return False
         try:
             left = Left.parse(SavedText(found.saved).read())
-            self._shape, self._adopted = left.shape, found
-            self._read(found, bpf, found.read_held if found.has_held else None)
+            self._shape = left.shape
+            reading = self._read(found, bpf, found.read_held if found.has_held else None)
         except (Unreadable, BpfError) as error:
             log.warning("%s is replaced, counts begin anew: %s", pins.live, error)
-            pins.detach(found)
-            self._leave()
+            self._replaced = Replaced(pins, found, None, None)
             return False
-        assert self._reading is not None
-        if left.set_id == self._set_id and pins.is_attached:
-            self._resume(left)
-            self._text = SavedText(found.saved)
-            self._info = SourceInfo("libbpf", left.attach)
-            self.lossy = left.lossy
-            self.left = left
-            log.info("going on with the programs in %s, attached by %s", pins.live, left.attach)
-            return True
-        log.warning(
-            "the programs in %s are of another version or have other options: they are replaced, "
-            "and their counts go on",
-            pins.live,
-        )
-        pins.detach(found)
-        self._resume(left)
-        last = self._reading.drain()
-        left.increments = [*left.increments, *last.increments]
-        left.news = [*left.news, *last.cgroup_events]
-        self.left = left
-        self._leave()
-        return False
-
-    def _resume(self, left: Left) -> None:
-        assert self._reading is not None
-        if lost := self._reading.resume(left.counters, left.overflow, left.news_lost):
+        if lost := reading.resume(left.counters, left.overflow, left.news_lost):
             log.error("%d checks can't be named: what was saved does not fit the counters", lost)
+        if left.set_id != self._set_id or not pins.is_attached:
+            log.warning(
+                "the programs in %s are of another version or have other options: they are "
+                "replaced, and their counts go on",
+                pins.live,
+            )
+            self._replaced = Replaced(pins, found, reading, left)
+            return False
+        self._adopted, self._reading = found, reading
+        self._text = SavedText(found.saved)
+        self._info = SourceInfo("libbpf", left.attach)
+        self.lossy = left.lossy
+        self.left = left
+        log.info("going on with the programs in %s, attached by %s", pins.live, left.attach)
+        return True
 
     def _keep(self, pins: Pins) -> None:
         """Give what was loaded names; where that can't be, it ends with this process."""
         assert self._object is not None
+        if self._replaced:
+            self.left = self._replaced.left
         try:
             if self._shape.by_key:
                 raise PinError("counters are kept where Linux is 5.12 or later")
             self._text = SavedText(pins.build(self._object, self._shape.program, self._held_link))
         except PinError as error:
             log.warning("counting ends with this process: %s", error)
+            self._forget_replaced()
             pins.unload()
             pins.close()
             self._pins = None
@@ -421,7 +420,13 @@ class LibbpfSource:
         # With this set's names, and nothing read from it yet.
         self.save(before.document if before else None, before)
         pins.publish()
+        self._forget_replaced()
         log.info("the programs stay in %s when this process ends", pins.live)
+
+    def _forget_replaced(self) -> None:
+        if self._replaced:
+            self._replaced.close()
+            self._replaced = None
 
     @property
     def is_kept(self) -> bool:
@@ -493,6 +498,7 @@ class LibbpfSource:
 
     def close(self) -> None:
         self._leave()
+        self._forget_replaced()
         if self._pins:
             self._pins.close()
             self._pins = None

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -342,7 +342,7 @@ class Object:
         self._object = self._lib.bpf_object__open_file(os.fsencode(path), ctypes.byref(options))
         if not self._object:
             raise bpf.fail(f"cannot open the BPF object {path}")
-        self._links: list[int] = []
+        self._links: dict[int, str] = {}
         self._opened: dict[str, MapFd] = {}
         self.programs = {
             self._lib.bpf_program__name(p).decode(): p
@@ -387,7 +387,7 @@ class Object:
         link: int | None = self._lib.bpf_program__attach(self.programs[program])
         if not link:
             raise self._bpf.fail(f"cannot attach {program}")
-        self._links.append(link)
+        self._links[link] = program
         return link
 
     def attach_iterator(self, program: str) -> int:
@@ -395,7 +395,7 @@ class Object:
         link: int | None = self._lib.bpf_program__attach_iter(self.programs[program], None)
         if not link:
             raise self._bpf.fail(f"cannot attach {program}")
-        self._links.append(link)
+        self._links[link] = program
         return link
 
     def read_iterator(self, link: int) -> bytes:
@@ -440,8 +440,8 @@ class Object:
         self._map(name).delete(key)
 
     @property
-    def links(self) -> Sequence[int]:
-        """What is attached, for link_fd(); in the order of attaching."""
+    def links(self) -> Mapping[int, str]:
+        """What is attached, for link_fd(), and the program's name."""
         return self._links
 
     def link_fd(self, link: int) -> int:
@@ -454,7 +454,7 @@ class Object:
 
     def detach(self) -> None:
         while self._links:
-            self._lib.bpf_link__destroy(self._links.pop())
+            self._lib.bpf_link__destroy(self._links.popitem()[0])
 
     def close(self) -> None:
         self.detach()

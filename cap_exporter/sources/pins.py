@@ -2,8 +2,8 @@
 """Programs and maps that outlive their process, by names in a BPF file system.
 
 DIR/live has all of one set: maps, links, the counting program, and the text that the processes
-leave each other (``saved``). A new set is put together in DIR/building and renamed, so that a set
-is there whole or not at all. Whoever works with it holds a lock on DIR.
+leave each other (``saved``). A new set is put together in DIR/building and renamed, and the one
+before is DIR/old meanwhile: so there is always one that is whole. Whoever works with it holds a lock on DIR.
 
 Source: kernel/bpf/inode.c (6.18).
 """
@@ -44,6 +44,8 @@ MAPS: Final = (
     "cgroup_notes",
 )
 _PROGRAM: Final = "program"
+_LINK: Final = "link_"
+_CHECKS: Final = _LINK + "checks_"
 _SAVED: Final = "saved"
 _HELD: Final = "held"
 
@@ -127,6 +129,7 @@ class Pins:
         self.folder = folder
         self.live = folder / "live"
         self._building = folder / "building"
+        self._old = folder / "old"
         self._lock = -1
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -153,7 +156,11 @@ class Pins:
                         "folder (--pin)"
                     ) from error
                 time.sleep(0.05)
-        _remove(self._building)
+        # What was not finished.
+        if self._old.is_dir() and not self.live.is_dir():
+            self._old.rename(self.live)
+        for left in (self._building, self._old):
+            _remove(left)
 
     def adopt(self) -> Adopted | None:
         """What a process before left; None: nothing, or not a whole set."""
@@ -167,8 +174,8 @@ class Pins:
 
     @property
     def is_attached(self) -> bool:
-        """The programs run."""
-        return any(self.live.glob("link_*"))
+        """Checks are counted."""
+        return any(self.live.glob(f"{_CHECKS}*"))
 
     def build(self, loaded: Object, program: str, held_link: int | None) -> memoryview:
         """Give all of a loaded object names, out of the way. Returns the text's memory; write it
@@ -179,8 +186,8 @@ class Pins:
             for name in MAPS:
                 self._bpf.pin(loaded.map_fd(name), here / _file(name))
             self._bpf.pin(loaded.program_fd(program), here / _PROGRAM)
-            for number, link in enumerate(loaded.links):
-                name = _HELD if link == held_link else f"link_{number}"
+            for link, attached in loaded.links.items():
+                name = _HELD if link == held_link else _LINK + attached
                 self._bpf.pin(loaded.link_fd(link), here / name)
             saved = MapFd.create_array(self._bpf, "cap_saved", SAVED_BYTES)
             self._bpf.pin(saved.fd, here / _SAVED)
@@ -192,27 +199,24 @@ class Pins:
 
     def publish(self) -> None:
         """From now on what was built is what the next process finds."""
-        _remove(self.live)
+        if self.live.is_dir():
+            self.live.rename(self._old)
         self._building.rename(self.live)
+        _remove(self._old)
 
-    def detach(self, found: Adopted) -> None:
-        """Let the programs of a set no longer run; its maps stay until publish() or unload()."""
-        links = [path for path in self.live.iterdir() if path.name.startswith("link_")]
-        fds = [self._bpf.open_pinned(path) for path in links]
-        for path in links:
+    def detach_checks(self) -> None:
+        """Let the programs of the live set count no more; all else of it stays until publish() or
+        unload()."""
+        for path in self.live.glob(f"{_CHECKS}*"):
+            fd = self._bpf.open_pinned(path)
             path.unlink()
-        for fd in fds:
+            # Now, and not by the file system's worker.
             os.close(fd)
-        # A link that loses its last holder is let go of by a worker on older kernels.
-        before = -1
-        while before != (now := found.recursion_misses("")):
-            before = now
-            time.sleep(0.02)
 
     def unload(self) -> int:
         """Remove everything. Returns how many programs were attached."""
-        attached = sum(1 for path in self.folder.glob("*/link_*"))
-        for path in (self._building, self.live):
+        attached = sum(1 for path in self.folder.glob(f"*/{_LINK}*"))
+        for path in (self._building, self._old, self.live):
             _remove(path)
         self.folder.rmdir()
         return attached

@@ -180,6 +180,10 @@ class Reading:
             ring.commit()
         self.counters.commit()
 
+    def fingerprint(self) -> bytes:
+        """Another one after each check."""
+        return self.counters.fingerprint() + bytes(self._state.overflow)
+
     @property
     def must_commit(self) -> bool:
         """commit() would free counters."""

@@ -166,6 +166,39 @@ def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(
     assert last.total("cap_exporter_map_overflow_checks_total") == 0
 
 
+def test_other_programs_take_the_place_of_those_before_without_a_pause_that_matters(
+    start: Start, fresh_cgroup: Made, checks: Path
+) -> None:
+    """None is counted twice; what is lost is what is made while one is detached and the other is
+    attached, not while it is loaded and verified."""
+    directory, _ = fresh_cgroup("", docker("a"))
+    exporter = start()
+    made = 0
+    ended = threading.Event()
+
+    def work() -> None:
+        nonlocal made
+        while not ended.is_set():
+            run_in_cgroup(directory, checks, "acct", "50000")
+            made += 50_000
+
+    worker = threading.Thread(target=work)
+    began = time.monotonic()
+    worker.start()
+    time.sleep(0.5)
+    kill(exporter)
+    again = start("--event-interval=61s")
+    time.sleep(0.5)
+    ended.set()
+    worker.join()
+    took = time.monotonic() - began
+    assert "they are replaced, and their counts go on" in again.log.read_text()
+    time.sleep(0.5)
+    counted = again.total(CHECKS, container=name("a"), **PACCT)
+    # Loading takes most of a second, and far longer on a busy machine.
+    assert made - 0.25 * made / took <= counted <= made
+
+
 def test_a_pod_that_went_meanwhile_keeps_its_name(
     start: Start, kube: KubeServer, container: Callable[..., Container]
 ) -> None:
@@ -258,6 +291,23 @@ def test_a_folder_of_another_file_system_is_told_so(tmp_path: Path) -> None:
     assert "is on no BPF file system" in done.stderr
     assert "mount -t bpf" in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_a_set_that_took_no_other_s_place_yet_leaves_that_one_its_counts(
+    start: Start, pin: Path, fresh_cgroup: Made, checks: Path
+) -> None:
+    """Killed between the two names that publish() changes."""
+    directory, _ = fresh_cgroup("", docker("a"))
+    exporter = start()
+    run_in_cgroup(directory, checks, "acct", "11")
+    of(exporter, "a", 11)
+    kill(exporter)
+    (pin / "live").rename(pin / "old")
+    (pin / "building").mkdir()
+    again = start()
+    of(again, "a", 11)
+    assert "going on" in again.log.read_text()
+    assert sorted(path.name for path in pin.iterdir()) == ["live"]
 
 
 def test_a_set_that_was_not_finished_is_removed(start: Start, pin: Path) -> None:
