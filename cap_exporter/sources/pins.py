@@ -3,7 +3,8 @@
 
 DIR/live has all of one set: maps, links, the counting program, and the text that the processes
 leave each other (``saved``). A new set is put together in DIR/building and renamed, and the one
-before is DIR/old meanwhile: so there is always one that is whole. Whoever works with it holds a lock on DIR.
+before is DIR/old meanwhile: so there is always one that is whole. Whoever works with it holds a
+lock on DIR.
 
 Source: kernel/bpf/inode.c (6.18).
 """
