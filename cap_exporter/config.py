@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +42,24 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
     return values
 
 
-def load_yaml(path: Path) -> object:
+def load_yaml(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> Any:
     """The file's one document. Raises ConfigError, without a word of what the file says: it may
     hold secrets."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
+        where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
-        raise ConfigError(f"{path} is not valid YAML{where}: {problem}") from error
-    except (ValueError, RecursionError) as error:
-        # Not UTF-8; a date that is none; brackets in brackets in brackets.
-        raise ConfigError(f"{path} is not valid YAML: {type(error).__name__}") from error
+        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not valid YAML: too deep") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid YAML: a date or number that is none") from error
 
 
 def for_command(command: click.Command, values: dict[str, Any]) -> dict[str, Any]:

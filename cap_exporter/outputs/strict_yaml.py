@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from cap_exporter.config import ConfigError
+from cap_exporter.config import ConfigError, load_yaml
 
 _NULL = "tag:yaml.org,2002:null"
 _BOOL = "tag:yaml.org,2002:bool"
@@ -86,20 +86,7 @@ class Value:
 
 def read_yaml(path: Path, allowed: Collection[str]) -> dict[str, Value]:
     """The file's keys; an empty file has none. Raises ConfigError."""
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8") from error
-    except yaml.YAMLError as error:
-        # Its own text would show what is there: a key or a password.
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: not valid YAML: too deep") from error
+    node = load_yaml(path, lambda text: yaml.compose(text, Loader=yaml.SafeLoader))
     if node is None:
         return {}
     return Value(path, "", node).mapping(allowed)

@@ -192,7 +192,7 @@ def wait_for_total(exporter: RunningExporter, value: float) -> None:
 def test_a_flood_of_short_cgroups_stays_bounded_and_every_sum_exact(
     tmp_path: Path, checks: Path
 ) -> None:
-    most, made = 300, 1500
+    most, made = 300, 1000
     with RunningExporter(
         tmp_path, f"--max-series={most}", "--counters=1024", "--event-verdicts=none"
     ) as exporter:

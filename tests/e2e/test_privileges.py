@@ -173,7 +173,6 @@ def test_as_the_systemd_unit_runs_it_it_is_not_root_and_counts(
     "arguments",
     [
         ("profile", "--for", "20s"),
-        ("advise", "--for", "20s"),
         ("events", "--for", "20s"),
         ("record", "{}", "--for", "20s"),
         ("top", "--here", "--once", "--interval", "20s"),

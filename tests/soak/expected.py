@@ -38,10 +38,8 @@ class Expected:
     """Thread-safe. ``errors`` are sentences; none of them is meant to come."""
 
     errors: list[str] = field(default_factory=list)
-    exact: int = 0
-    """Series of containers that are over, and came out exact."""
-    checks: int = 0
-    """In those."""
+    exact: dict[Key, int] = field(default_factory=dict)
+    """Checks of containers that are over, and came out exact."""
     shared: bool = False
     """Others make cgroups on this host too, so many that the ring may be full: a container that
     comes and goes then is counted as (unknown)."""
@@ -67,7 +65,7 @@ class Expected:
         """So many must be published soon. on_exact: the container is over; called once, when they
         are, from who compares."""
         with self._lock:
-            one = self._series[key]
+            one = self._series.setdefault(key, _Series())
             one.exact_since, one.on_exact = time.monotonic(), on_exact
 
     def compare(self, published: Mapping[Key, float]) -> None:
@@ -95,8 +93,7 @@ class Expected:
                 if problem:
                     self.errors.append(f"{key}: {problem}")
                 elif one.on_exact and one.is_right:
-                    self.exact += 1
-                    self.checks += one.at_most
+                    self.exact[key] = one.at_most
                 if problem or (one.on_exact and (one.is_right or key in self.nameless)):
                     del self._series[key]
                     over.append(one.on_exact or (lambda: None))
@@ -107,11 +104,6 @@ class Expected:
         """Not right yet."""
         with self._lock:
             return [key for key, one in self._series.items() if not one.is_right]
-
-    def lasting(self) -> dict[Key, int]:
-        """Containers that are not over."""
-        with self._lock:
-            return {key: one.at_most for key, one in self._series.items()}
 
 
 _LINE = re.compile(r"capability_checks_total\{(.*)\} ([0-9.e+]+)")
