@@ -63,6 +63,7 @@ man: $(DONE)/project ## Make man/cap-exporter.1 from what the commands say
 	@echo 'man -l man/cap-exporter.1 shows it'
 
 bench: $(DONE)/dev $(DONE)/project $(OBJECT) run-packages test-packages ## Measure what counting costs (root)
+	@tools/system-packages.sh benchmarks/packages.txt
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 # One resolution for every Python and machine that is supported; no address of a registry in it.
