@@ -31,6 +31,9 @@ SHORT_ID = 12
 #: Checks for which a cgroup's path never became known, after this time, seconds.
 PATH_PATIENCE = 15.0
 
+#: The same where the cgroup is gone: only news that are on their way may still tell it, seconds.
+LAST_NEWS = 2.0
+
 
 class Paths(Protocol):
     """The part of a cgroup tree that is needed here."""
@@ -121,7 +124,9 @@ class Identities:
             identity = self.identity(cgroup)
             if identity is None:
                 path = self._paths.path(cgroup)
-                patience = PATH_PATIENCE if path is None else self.patience
+                patience = self.patience
+                if path is None:
+                    patience = LAST_NEWS if cgroup in self._forgotten else PATH_PATIENCE
                 if now - since < patience and excess <= 0:
                     continue
                 excess -= 1

@@ -50,7 +50,7 @@ def programs_of(pid: int) -> set[int]:
     found: set[int] = set()
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):
-            found |= {int(number) for number in re.findall(r"^prog_id:\t(\d+)", info.read_text())}
+            found |= {int(number) for number in re.findall(r"\nprog_id:\t(\d+)", info.read_text())}
     return found
 
 
@@ -67,7 +67,6 @@ def test_kill_9_without_pin_leaves_nothing_in_the_kernel_and_the_next_one_begins
     with RunningExporter(tmp_path, "--drain-interval=50ms") as first:
         run_in_cgroup(directory, checks, "acct", "11")
         of(first, ONE, 11)
-        created = first.total("capability_checks_created", container=ONE[:12], **PACCT)
         programs = programs_of(first.process.pid)
         assert len(programs) > 5
         # In the middle of drains.
@@ -84,9 +83,7 @@ def test_kill_9_without_pin_leaves_nothing_in_the_kernel_and_the_next_one_begins
     run_in_cgroup(directory, checks, "acct", "100")
     with RunningExporter(tmp_path) as second:
         run_in_cgroup(directory, checks, "acct", "5")
-        of(second, ONE, 5)
-        # Prometheus sees a reset.
-        assert second.total("capability_checks_created", container=ONE[:12], **PACCT) > created
+        of(second, ONE, 5)  # less than before: a reset, for Prometheus
 
 
 @pytest.mark.parametrize("name", ["recording", "recording.gz"])
@@ -231,6 +228,7 @@ def test_a_log_that_nobody_reads_holds_up_no_counting(
         reader = reader_of_log(exporter)
         if fault == "full":
             os.kill(reader, signal.SIGSTOP)
+            eventually(lambda: ") T " in Path(f"/proc/{reader}/stat").read_text())
             pipe = os.open(f"/proc/{reader}/fd/0", os.O_WRONLY | os.O_NONBLOCK)
             with suppress(BlockingIOError):
                 while True:
@@ -245,7 +243,11 @@ def test_a_log_that_nobody_reads_holds_up_no_counting(
             lose_events(exporter)
             run_in_cgroup(directory, checks, "acct", "11")
             of(exporter, ONE, count)
-        time.sleep(0.5)
+        if fault == "full":
+            os.kill(reader, signal.SIGCONT)
+            lose_events(exporter)
+            eventually(lambda: "lines before this one are missing" in exporter.log.read_text())
+            os.kill(reader, signal.SIGSTOP)
         assert exporter.stop() < 5
         if fault == "full":
             os.kill(reader, signal.SIGKILL)

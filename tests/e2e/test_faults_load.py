@@ -8,8 +8,10 @@ CAP_EXPORTER_FAULTS=full takes the sizes that docs/reliability.md has numbers of
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -118,7 +120,7 @@ def report(**numbers: float) -> None:
 def test_a_storm_of_cgroups_is_counted_to_the_last_check(
     tmp_path: Path, top: Path, checks: Path
 ) -> None:
-    cgroups = 10_000 if FULL else 2000
+    cgroups = 10_000 if FULL else 1000
     with RunningExporter(tmp_path, "--max-series=1000", "--event-verdicts=none") as exporter:
         slots, memory = used(exporter), exporter.total("process_resident_memory_bytes")
         took = storm(checks, top, cgroups)
@@ -250,8 +252,8 @@ def test_twenty_scrapes_at_a_time_are_whole_and_hold_up_no_drain(tmp_path: Path)
 
 def drains(exporter: RunningExporter) -> dict[str, float]:
     """Drains so far by how long they took at most, seconds."""
-    buckets = exporter.samples("cap_exporter_drain_duration_seconds_bucket")
-    return {dict(labels)["le"]: count for labels, count in buckets.items()}
+    bucket = r'^cap_exporter_drain_duration_seconds_bucket\{le="(.+)"\} (.+)$'
+    return {le: float(n) for le, n in re.findall(bucket, exporter.get("/metrics"), re.MULTILINE)}
 
 
 class Limits:
@@ -306,7 +308,7 @@ def test_with_a_twentieth_of_a_cpu_it_counts_all_and_stays_healthy(
         limited.cpu(0.05)
         limited.procs.write_text(str(exporter.process.pid))
         for _ in range(3):
-            run_in_cgroup(directory, checks, "acct", "1000000")
+            run_in_cgroup(directory, checks, "acct", "200000")
         storm(checks, top, 400)
         began = time.monotonic()
         assert exporter.get("/healthz") == "ok\n"
@@ -314,7 +316,7 @@ def test_with_a_twentieth_of_a_cpu_it_counts_all_and_stays_healthy(
         behind = eventually(
             lambda: (
                 exporter.total(CHECKS, **BOOT) == 400
-                and exporter.total(CHECKS, container=ONE[:12], **PACCT) == 3_000_000
+                and exporter.total(CHECKS, container=ONE[:12], **PACCT) == 600_000
             ),
             60,
         )
@@ -335,7 +337,8 @@ def test_without_file_descriptors_it_counts_on_and_answers_when_there_are_some_a
         slots = used(exporter)
         pid = exporter.process.pid
         set_open_files(pid, 3)
-        assert not healthy(exporter)
+        with pytest.raises(TimeoutError), ask(exporter) as waiting:
+            waiting.recv(1)
         exporter.process.send_signal(signal.SIGSTOP)
         for _ in range(1200):  # news are lost, and the file system can't be read
             (top / "short").mkdir()
@@ -362,9 +365,15 @@ def test_without_file_descriptors_it_counts_on_and_answers_when_there_are_some_a
         assert len(log.splitlines()) < 200
 
 
+def ask(exporter: RunningExporter) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", exporter.metrics_port), 1)
+    connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+    return connection
+
+
 def healthy(exporter: RunningExporter) -> bool:
-    with suppress(OSError):
-        return exporter.get("/healthz") == "ok\n"
+    with suppress(TimeoutError), ask(exporter) as connection:
+        return b" 200 " in connection.recv(100)
     return False
 
 
@@ -385,7 +394,7 @@ def test_memory_stays_below_a_limit_with_a_thousand_containers(
     """The kernel's part, the maps, is in it."""
     number = 1000 if FULL else 300
     with limits("memory") as limited:
-        limited.memory(128 << 20)
+        limited.memory(96 << 20)
         inside = ("sh", "-c", f'echo $$ >{limited.procs}; exec "$@"', "sh")
         with RunningExporter(tmp_path, "--max-series=5000", under=inside) as exporter:
             check_in_each(checks, containers(top, number, "d"), 3)
@@ -393,4 +402,4 @@ def test_memory_stays_below_a_limit_with_a_thousand_containers(
             for _ in range(5):
                 exporter.get("/metrics")
             report(containers=number, most=limited.most_memory / 1e6)
-            assert limited.most_memory < 120 << 20
+            assert limited.most_memory < 90 << 20

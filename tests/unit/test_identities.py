@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cap_exporter.identities import PATH_PATIENCE, UNKNOWN, Identities
+from cap_exporter.identities import LAST_NEWS, PATH_PATIENCE, UNKNOWN, Identities
 from cap_exporter.model import (
     OVERFLOW,
     CgroupKey,
@@ -157,7 +157,7 @@ def test_what_is_removed_while_it_waits_leaves_nothing_behind() -> None:
     identities = Identities(Paths({}))
     assert list(identities.rows([(key(), 5)], 0.0)) == []
     identities.forget([CGROUP])
-    assert [row.checks for row in identities.rows([], PATH_PATIENCE)] == [5]
+    assert [row.checks for row in identities.rows([], LAST_NEWS)] == [5]
     assert identities.unresolved == 0
 
 
