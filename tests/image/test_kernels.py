@@ -38,7 +38,8 @@ def test_the_charts_rights_are_enough_and_each_is_needed(
     assert shutil.which("qemu-system-x86_64")
     said: list[bytes] = []
     outcome = run(
-        Boot(fetch(kernel, default_cache(), NATIVE), cpus=2),
+        # With two, QEMU's emulation now and then trips over code that Linux 7 rewrites in place.
+        Boot(fetch(kernel, default_cache(), NATIVE)),
         ["python", "-m", "pytest", "-q", "-rA", "--tb=short", "tests/image/rights.py"],
         directory=ROOT,
         timeout=800,
