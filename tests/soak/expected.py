@@ -6,9 +6,12 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+UNKNOWN = "(unknown)"
 
 #: Seconds that a number may take to become right: longer than the longest fault.
 PATIENCE = 120.0
@@ -46,7 +49,11 @@ class Expected:
     nameless: dict[Key, float] = field(default_factory=dict)
     """What is missing of such containers."""
 
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Checks that were (unknown) at any time, by capability: that series goes too."""
+
     def __post_init__(self) -> None:
+        self._unknown: Counter[str] = Counter()
         self._series: dict[Key, _Series] = {}
         self._lock = threading.Lock()
 
@@ -71,6 +78,11 @@ class Expected:
     def compare(self, published: Mapping[Key, float]) -> None:
         now = time.monotonic()
         over: list[Callable[[], None]] = []
+        unknown = Counter(
+            {key.capability: int(n) for key, n in published.items() if key.container == UNKNOWN}
+        )
+        self.unknown += unknown - self._unknown
+        self._unknown = unknown
         with self._lock:
             for key, one in list(self._series.items()):
                 value = published.get(key, 0)

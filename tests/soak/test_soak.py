@@ -20,7 +20,7 @@ import pytest
 from tests.e2e.exporter import RunningExporter
 from tests.kube.objects import NODE
 from tests.kube.server import KubeServer
-from tests.soak.expected import PATIENCE, Expected, Key, published
+from tests.soak.expected import PATIENCE, UNKNOWN, Expected, Key, published
 from tests.soak.faults import Faults
 from tests.soak.load import BOOT, FLOODED, PACCT, Load
 
@@ -35,10 +35,8 @@ RETENTION = 60.0
 #: Growth over the time that is measured, that is no growth.
 NOISE = 6 << 20
 
-CHECKS = "capability_checks_total"
-
 #: Where more than one check of a flood is published.
-NOT_FLOODED = {"(overflow)", "(unknown)", FLOODED[:12]}
+NOT_FLOODED = {"(overflow)", UNKNOWN, FLOODED[:12]}
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(0), pytest.mark.needs("runc", "clang")]
 
@@ -137,14 +135,11 @@ def test_counts_are_exact_and_memory_is_flat(
             for part in (faults, load, scrapers):
                 part.stop()
         deadline = time.monotonic() + PATIENCE + 30
+        look(scrape(exporter)[0], expected, seen)
         while expected.waiting() and not expected.errors and time.monotonic() < deadline:
             time.sleep(1)
             look(scrape(exporter)[0], expected, seen)
         missed = exporter.total("cap_exporter_missed_checks_total")
-        unknown = {
-            name: exporter.total(CHECKS, container="(unknown)", capability=name)
-            for name in (PACCT, BOOT)
-        }
         assert exporter.stop() < 10
     growth, per_minute = trend(memory)
     pods = [made for key, made in expected.exact.items() if key.pod]
@@ -180,11 +175,11 @@ def test_counts_are_exact_and_memory_is_flat(
     assert not expected.waiting()
     if SHARED:
         # Not lost: under no name of their own.
-        missing = dict.fromkeys(unknown, 0.0)
+        missing = dict.fromkeys((PACCT, BOOT), 0.0)
         for key, checks_missing in expected.nameless.items():
             missing[key.capability] += checks_missing
         missing[BOOT] += len(load.containers - seen)
-        assert all(missing[name] <= unknown[name] for name in unknown), (missing, unknown)
+        assert all(n <= expected.unknown[name] for name, n in missing.items()), missing
     else:
         assert load.containers <= seen
     assert missed == 0
