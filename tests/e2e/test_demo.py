@@ -43,8 +43,8 @@ EXPECTED: set[Check] = {
     ("job", "CAP_CHOWN", "allowed", "init"),
 }
 
-#: The kernel tells that runc has put its init into the cgroup (cgroup_attach_task) after it has done
-#: so. What that asks for in between, to seal its copy of itself, is not seen to be set-up.
+#: The kernel tells of runc's init in the cgroup (cgroup_attach_task) after runc has put it there.
+#: What that asks for in between, to seal its copy of itself, is not seen to be set-up.
 SEEN_LATE = ("CAP_SYS_ADMIN", "allowed", "init")
 
 
