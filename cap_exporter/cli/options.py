@@ -227,3 +227,6 @@ def set_up_logging(level: str) -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S%z",
     )
+    # It warns of each write to a client that has left: clients must not fill the log.
+    if level != "debug":
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
