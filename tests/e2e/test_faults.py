@@ -19,6 +19,7 @@ import pytest
 from cap_exporter.cgroups.hierarchies import discover
 from cap_exporter.sources.recording import Reader
 from tests.e2e.exporter import COMMAND, RunningExporter
+from tests.e2e.prometheus import eventually
 from tests.kernel.conftest import run_in_cgroup
 from tests.ports import free_port
 
@@ -33,6 +34,10 @@ Made = Callable[..., tuple[Path, str]]
 
 def of(exporter: RunningExporter, container: str, count: int) -> None:
     exporter.eventually(CHECKS, count, container=container[:12], **PACCT)
+
+
+def said(exporter: RunningExporter, what: str) -> None:
+    eventually(lambda: what in exporter.log.read_text(), what)
 
 
 @pytest.fixture
@@ -109,9 +114,9 @@ def test_a_recording_onto_a_full_disk_ends_with_an_error_and_is_readable_up_to_t
         [COMMAND, "record", file, "--drain-interval=50ms"], stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            eventually(lambda: file.exists() and file.stat().st_size > 200)
+            eventually(lambda: file.stat().st_size > 200, "a recording")
             run_in_cgroup(directory, checks, "acct", "11")
-            eventually(lambda: recorded() >= 11)
+            eventually(lambda: recorded() >= 11, "11 checks")
             before = recorded()
             with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
                 while True:
@@ -133,13 +138,6 @@ def test_a_recording_that_can_not_begin_says_why(small_disk: Path) -> None:
         assert done.returncode == 1
         assert f"cannot write {file}: No " in done.stderr
         assert "Traceback" not in done.stderr
-
-
-def eventually(done: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_when_the_cgroup_file_system_goes_counts_and_names_stay(
@@ -167,7 +165,7 @@ def test_when_the_cgroup_file_system_goes_counts_and_names_stay(
             exporter.process.send_signal(signal.SIGSTOP)
             many(before.parent, 1200)
             exporter.process.send_signal(signal.SIGCONT)
-            eventually(lambda: "events were lost" in exporter.log.read_text())
+            said(exporter, "events were lost")
             run_in_cgroup(after, checks, "acct", "5")
             of(exporter, TWO, 10)
             assert exporter.get("/healthz") == "ok\n"
@@ -228,7 +226,7 @@ def test_a_log_that_nobody_reads_holds_up_no_counting(
         reader = reader_of_log(exporter)
         if fault == "full":
             os.kill(reader, signal.SIGSTOP)
-            eventually(lambda: ") T " in Path(f"/proc/{reader}/stat").read_text())
+            eventually(lambda: ") T " in Path(f"/proc/{reader}/stat").read_text(), "stopped")
             pipe = os.open(f"/proc/{reader}/fd/0", os.O_WRONLY | os.O_NONBLOCK)
             with suppress(BlockingIOError):
                 while True:
@@ -246,7 +244,7 @@ def test_a_log_that_nobody_reads_holds_up_no_counting(
         if fault == "full":
             os.kill(reader, signal.SIGCONT)
             lose_events(exporter)
-            eventually(lambda: "lines before this one are missing" in exporter.log.read_text())
+            said(exporter, "lines before this one are missing")
             os.kill(reader, signal.SIGSTOP)
         assert exporter.stop() < 5
         if fault == "full":
@@ -265,14 +263,11 @@ def test_with_its_standard_streams_closed_it_counts(
         ],
     ) as process:  # fmt: skip
         try:
-            answers(port)
+            eventually(lambda: bool(scrape(port)), "an answer")
             run_in_cgroup(directory, checks, "acct", "11")
             wanted = f'{PACCT["capability"]}",container="{ONE[:12]}"'
-            eventually(
-                lambda: any(
-                    wanted in line and line.endswith(" 11.0") for line in scrape(port).splitlines()
-                )
-            )
+            counted = re.compile(re.escape(wanted) + r".* 11\.0$", re.MULTILINE)
+            eventually(lambda: bool(counted.search(scrape(port))), "11 checks")
             process.terminate()
             assert process.wait(10) == 0
         finally:
@@ -282,12 +277,3 @@ def test_with_its_standard_streams_closed_it_counts(
 def scrape(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         return str(answer.read().decode())
-
-
-def answers(port: int) -> None:
-    def does() -> bool:
-        with suppress(OSError):
-            return bool(scrape(port))
-        return False
-
-    eventually(does, 20)
