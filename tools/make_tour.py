@@ -76,10 +76,13 @@ def main() -> int:
 
 def _run(command: str) -> str:
     streams = command.startswith("cap-exporter events")
-    command = f"exec {command}" if streams else command
+    environ = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    if streams:
+        command = f"exec {command}"
+        del environ["CAP_EXPORTER_URL"]  # it names its container
     done = subprocess.run(
         ["timeout", "--signal=INT", str(_STREAMS if streams else 60), "sh", "-c", command],
-        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
+        env=environ,
         stdout=subprocess.PIPE,
         text=True,
         check=False,
