@@ -173,7 +173,7 @@ def test_without_privileges_it_says_what_is_missing_and_exits_with_3() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
-    assert "CAP_BPF and CAP_PERFMON missing" in done.stderr
+    assert "counting takes CAP_BPF and CAP_PERFMON, which this process has not" in done.stderr
 
 
 def test_what_a_container_is_granted_is_published_though_it_never_asks(
