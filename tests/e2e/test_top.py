@@ -325,7 +325,7 @@ def test_in_a_pipe_it_prints_the_list_once(exporter: RunningExporter, two: tuple
 def test_where_nothing_is_found_the_status_says_so(exporter: RunningExporter) -> None:
     done = printed(f"--url=http://127.0.0.1:{exporter.page_port}", "--namespace=none")
     assert done.returncode == 1
-    assert done.stderr == "Nothing found.\n"
+    assert done.stderr.startswith("There is no namespace 'none'.")
 
 
 def test_it_counts_by_itself(two: tuple[str, str]) -> None:
