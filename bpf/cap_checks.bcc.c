@@ -14,7 +14,7 @@
  * here, which keeps BCC from rewriting how they are followed.
  */
 #ifndef OFFSETS_FROM_BTF
-#include <linux/cgroup.h>
+#include <linux/cgroup-defs.h>
 #include <linux/cred.h>
 #include <linux/dcache.h>
 #include <linux/fs.h>
@@ -29,8 +29,12 @@
 #include <linux/utsname.h>
 #include <linux/version.h>
 #include <net/net_namespace.h>
-#include <linux/security.h>
 #include <linux/user_namespace.h>
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
+#include <linux/security.h>
+#else
+#define CAP_OPT_NOAUDIT BIT(1)
+#endif
 
 #define OFFSET(type, member) offsetof(struct type, member)
 
@@ -38,6 +42,14 @@
 #define OFFSET_mount_mnt_parent 16
 #define OFFSET_mount_mnt_mountpoint 24
 #define OFFSET_mount_mnt 32
+
+/* linux/cgroup.h, and since 6.9 linux/security.h, bring in linux/bpf.h, which does not go with
+ * BCC's own of another version. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
+#define OFFSET_cgroup_namespace_ns 0
+#else
+#define OFFSET_cgroup_namespace_ns 8
+#endif
 
 #define SIZE_upid sizeof(struct upid)
 
@@ -889,7 +901,8 @@ static void fill_namespaces(struct event_namespaces *ns, u64 task)
 	ns->uts = INODE(uts_namespace, READ(nsproxy, uts_ns, proxy));
 	ns->ipc = INODE(ipc_namespace, READ(nsproxy, ipc_ns, proxy));
 	ns->net = INODE(net, READ(nsproxy, net_ns, proxy));
-	ns->cgroup = INODE(cgroup_namespace, READ(nsproxy, cgroup_ns, proxy));
+	ns->cgroup = read_u32(READ(nsproxy, cgroup_ns, proxy) + OFFSET_cgroup_namespace_ns +
+			      OFFSET(ns_common, inum));
 	ns->pid_for_children = INODE(pid_namespace, READ(nsproxy, pid_ns_for_children, proxy));
 	offset = mount_offsets.lookup(&one);
 	ns->mnt = offset && *offset ? read_u32(mounts + *offset) : 0;

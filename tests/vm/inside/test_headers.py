@@ -4,6 +4,7 @@ give. Runs inside each kernel: its headers are there."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from cap_exporter.cgroups.hierarchies import discover
-from cap_exporter.model import Event
+from cap_exporter.model import Event, SourceError
 from cap_exporter.sources import bcc_loader
 from cap_exporter.sources.bcc import BccSource
 from cap_exporter.sources.events import EventSettings
@@ -41,7 +42,12 @@ def a_dmesg(source: BccSource) -> tuple[Event, dict[tuple[int, str, str], int]]:
 def test_headers_tell_what_btf_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     by_btf, counted_by_btf = a_dmesg(BccSource(discover(), events=SETTINGS))
     monkeypatch.setattr(bcc_loader, "_struct_offsets", lambda _btf: None)
-    by_headers, counted = a_dmesg(BccSource(discover(), events=SETTINGS))
+    try:
+        by_headers, counted = a_dmesg(BccSource(discover(), events=SETTINGS))
+    except SourceError as error:
+        if re.search(r"\n\s+include/\S+ error:", str(error)):
+            pytest.skip("this machine's BCC is too old for this kernel's own headers")
+        raise
     assert counted == counted_by_btf
     assert counted[SYSLOG, "denied", "meaningful"] >= 1
     assert by_headers.arguments == ("dmesg", "--level", "err")
