@@ -241,21 +241,27 @@ def test_events_of_the_time_in_between_are_told_with_the_time_they_had(
     assert before - 1 <= at <= after + 1
 
 
-def test_what_was_saved_and_can_not_be_read_is_replaced_with_a_message(
-    start: Start, pin: Path, fresh_cgroup: Made, checks: Path
-) -> None:
+@pytest.fixture
+def eleven(start: Start, fresh_cgroup: Made, checks: Path) -> Path:
+    """The cgroup of container a, of which 11 checks were counted by an exporter that was killed."""
     directory, _ = fresh_cgroup("", docker("a"))
     exporter = start()
     run_in_cgroup(directory, checks, "acct", "11")
     of(exporter, "a", 11)
     kill(exporter)
+    return directory
+
+
+def test_what_was_saved_and_can_not_be_read_is_replaced_with_a_message(
+    start: Start, pin: Path, eleven: Path, checks: Path
+) -> None:
     bpf = LibBpf()
     saved = MapFd(bpf, bpf.open_pinned(pin / "live" / "saved"))
     saved.memory()[:] = bytes(len(saved.memory()))
     saved.close()
     again = start()
     assert "is replaced, counts begin anew" in again.log.read_text()
-    run_in_cgroup(directory, checks, "acct", "2")
+    run_in_cgroup(eleven, checks, "acct", "2")
     of(again, "a", 2)
 
 
@@ -293,15 +299,11 @@ def test_a_folder_of_another_file_system_is_told_so(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.usefixtures("eleven")
 def test_a_set_that_took_no_other_s_place_yet_leaves_that_one_its_counts(
-    start: Start, pin: Path, fresh_cgroup: Made, checks: Path
+    start: Start, pin: Path
 ) -> None:
     """Killed between the two names that publish() changes."""
-    directory, _ = fresh_cgroup("", docker("a"))
-    exporter = start()
-    run_in_cgroup(directory, checks, "acct", "11")
-    of(exporter, "a", 11)
-    kill(exporter)
     (pin / "live").rename(pin / "old")
     (pin / "building").mkdir()
     again = start()
