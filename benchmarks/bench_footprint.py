@@ -204,13 +204,14 @@ def _under_load(exporter: RunningExporter, folders: list[Path], seconds: int) ->
 
 
 def _map_bytes(exporter: RunningExporter) -> int:
-    """Memory of the maps that the process has open (memlock of their file descriptors)."""
-    total = 0
+    """Memory of the maps that the process has open (memlock of their file descriptors). Python's
+    mmap has a descriptor of its own: each map once."""
+    found: dict[str, int] = {}
     for info in Path(f"/proc/{exporter.process.pid}/fdinfo").iterdir():
-        text = info.read_text()
-        if "map_type:" in text and (found := re.search(r"^memlock:\s+(\d+)", text, re.M)):
-            total += int(found[1])
-    return total
+        fields = dict(re.findall(r"^(map_id|memlock):\s+(\d+)", info.read_text(), re.M))
+        if "map_id" in fields:
+            found[fields["map_id"]] = int(fields["memlock"])
+    return sum(found.values())
 
 
 def _start() -> float:
