@@ -20,8 +20,8 @@ from cap_exporter.identities import Identities
 from cap_exporter.ledger import AccountState, Check, Counts, Ledger, LedgerState
 from cap_exporter.model import OVERFLOW, CgroupKey, CheckKey, Drain, Granted, Identity
 from cap_exporter.sources import layout
-from cap_exporter.sources.left import Left
-from cap_exporter.sources.saved import DoesNotFit
+from cap_exporter.sources.kept.left import Left
+from cap_exporter.sources.kept.saved import DoesNotFit
 
 log = logging.getLogger(__name__)
 

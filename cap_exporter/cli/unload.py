@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from cap_exporter.cli.options import option
+from cap_exporter.sources.kept.pins import DEFAULT_DIR, Pins
 from cap_exporter.sources.libbpf_binding import LibBpf
-from cap_exporter.sources.pins import DEFAULT_DIR, Pins
 
 
 @click.command("unload")

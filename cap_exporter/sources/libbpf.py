@@ -25,12 +25,12 @@ from cap_exporter.model import (
 from cap_exporter.sources import audit_class, diagnosis, layout, preemption
 from cap_exporter.sources.events import EventSettings
 from cap_exporter.sources.kallsyms import Symbols
-from cap_exporter.sources.left import Left, Unreadable
+from cap_exporter.sources.kept.left import Left, Unreadable
+from cap_exporter.sources.kept.pins import Adopted, PinError, Pins
+from cap_exporter.sources.kept.replaced import Replaced
+from cap_exporter.sources.kept.saved import SavedText
 from cap_exporter.sources.libbpf_binding import BpfError, KernelTypes, LibBpf, Object
-from cap_exporter.sources.pins import Adopted, PinError, Pins
 from cap_exporter.sources.reading import Attached, Reading, Shape
-from cap_exporter.sources.replaced import Replaced
-from cap_exporter.sources.saved import SavedText
 
 log = logging.getLogger(__name__)
 
@@ -368,8 +368,8 @@ class LibbpfSource:
         return digest.hexdigest()[:16]
 
     def _go_on(self, bpf: LibBpf, pins: Pins) -> bool:
-        """Take over what is there. False: nothing is, or nothing that fits; then what it had
-        counted is in ``left``."""
+        """Take over what is there. False: nothing is, or nothing that fits, which is replaced when
+        other programs are loaded."""
         found = pins.adopt()
         if found is None:
             return False

@@ -46,7 +46,7 @@ from cap_exporter.pods.watch import PodWatch
 from cap_exporter.profiles.manifests import ManifestError, read_manifests
 from cap_exporter.sources import held, layout
 from cap_exporter.sources.events import EventReader, EventSettings
-from cap_exporter.sources.left import Left, Unreadable
+from cap_exporter.sources.kept.left import Left, Unreadable
 from cap_exporter.sources.reading import Shape
 from tests.kube.objects import pod
 

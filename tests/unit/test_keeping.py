@@ -30,9 +30,9 @@ from cap_exporter.model import (
 )
 from cap_exporter.sources import layout
 from cap_exporter.sources.counters import SavedCounters
-from cap_exporter.sources.left import Left, Unreadable
+from cap_exporter.sources.kept.left import Left, Unreadable
+from cap_exporter.sources.kept.saved import DoesNotFit, SavedText
 from cap_exporter.sources.reading import Shape
-from cap_exporter.sources.saved import DoesNotFit, SavedText
 
 SHAPE = Shape("checks_tp_btf", (0, 8, -1), 32768, 4096, 8192, 7.5, True)
 

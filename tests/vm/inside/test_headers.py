@@ -4,6 +4,7 @@ give. Runs inside each kernel: its headers are there."""
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 from contextlib import closing
@@ -45,7 +46,10 @@ def test_headers_tell_what_btf_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         by_headers, counted = a_dmesg(BccSource(discover(), events=SETTINGS))
     except SourceError as error:
-        if re.search(r"\n\s+include/\S+ error:", str(error)):
+        # Before, an error in the kernel's own files is of what we include of them. Since 7 those
+        # files are beyond the clang of Debian 12, and every such kernel has BTF.
+        headers_fail = re.search(r"\n\s+include/\S+ error:", str(error)) is not None
+        if headers_fail and int(platform.release().split(".")[0]) >= 7:
             pytest.skip("this machine's BCC is too old for this kernel's own headers")
         raise
     assert counted == counted_by_btf

@@ -6,8 +6,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from cap_exporter.sources.left import Left
-from cap_exporter.sources.pins import Adopted, Pins
+from cap_exporter.sources.kept.left import Left
+from cap_exporter.sources.kept.pins import Adopted, Pins
 from cap_exporter.sources.reading import Reading
 
 #: A program that was detached ends within this time, seconds.
